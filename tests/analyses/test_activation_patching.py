@@ -199,8 +199,12 @@ def test_a_divergence_from_the_clean_run_is_not_tested(outcome):
 
 def test_wrong_input_is_named():
     patched, clean, corrupted = outcomes()
+    with pytest.raises(InputError, match="direction is 'denoising'; expected 'denoise' or 'noise'"):
+        activation_patching(patched, clean, corrupted, direction="denoising")
     with pytest.raises(InputError, match=r"resid has the shape \(2, 3, 16\); expected 15 prompts"):
         activation_patching(patched, clean[:15], corrupted[:15])
+    with pytest.raises(InputError, match=r"corrupted has the shape \(15,\); expected 16 prompts"):
+        activation_patching(patched, clean, corrupted[:15])
     patched["heads"][0, 0, 0] = np.nan
     with pytest.raises(InputError, match="heads holds NaN"):
         activation_patching(patched, clean, corrupted)

@@ -263,6 +263,7 @@ def test_a_headline_shows_the_floor_of_p_and_the_share_of_the_category():
     [
         ({"targets": [False] * 4}, "none of the 4 tokens are targets"),
         ({"targets": [True] * 4}, "all of the 4 tokens are targets"),
+        ({"targets": [2, 0, 0, 0]}, "other values than true and false"),
         ({"targets": [True, False]}, r"shape \(2,\) and there are 4 tokens"),
         ({"latents": np.full((4, 2), np.nan)}, "NaN"),
         ({"latents": np.ones(4)}, "shape"),

@@ -264,6 +264,8 @@ def test_project_gives_the_scores_for_any_activations() -> None:
     close(result.project(x[0].tolist()), both[0], rtol=1e-8)
     half = torch.tensor(x, dtype=torch.bfloat16)
     close(result.project(half), result.project(half.float().numpy()), rtol=1e-12)
+    with pytest.raises(InputError, match=r"\(4, 6\); expected \(\.\.\., 7\)"):
+        result.project(np.ones((4, 6)))
 
 
 def test_tensors_of_low_precision_give_scalars_arrays_and_tables() -> None:
@@ -301,8 +303,8 @@ OTHER_DIRECTIONS = {
         (OTHER_DIRECTIONS, "covariance of a has rank 0 in 5 principal components"),
         ({"variance": 0.0}, "variance=0.0; expected per cent"),
         ({"variance": 1.0}, "give a larger variance"),
-        ({"shrinkage": 1.0}, "shrinkage=1.0; expected a number from 0 to below 1"),
-        ({"shrinkage": "lw"}, "shrinkage='lw'; expected .* 'ledoit_wolf' or 'oas'"),
+        ({"shrinkage": 1.0}, "shrinkage is 1.0; give a number from 0 to below 1"),
+        ({"shrinkage": "lw"}, "shrinkage is 'lw'; expected .* 'ledoit_wolf' or 'oas'"),
         ({"d": 40, "shrinkage": 0.0}, "covariance of a has rank .* give a larger shrinkage"),
     ],
 )

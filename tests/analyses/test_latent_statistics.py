@@ -86,7 +86,8 @@ def test_scalars_summarize_and_tables_list():
         ([], "no latents"),
         (iter([np.zeros((0, 3))]), "no latents"),
         (np.zeros(3), r"latents has the shape \(3,\)"),
-        ([np.zeros((2, 3)), np.full((2, 3), np.nan)], "latents holds NaN"),
+        ([np.zeros((2, 3)), np.zeros((2, 4))], "batch 1 of latents is 4 wide.* is 3"),
+        ([np.zeros((2, 3)), np.full((2, 3), np.nan)], "batch 1 of latents holds NaN"),
     ],
 )
 def test_bad_input(latents, message):

@@ -164,6 +164,14 @@ def test_solved_prompts_alone():
     np.testing.assert_allclose([result.effect[0], *result.null[0]], expected)
 
 
+def test_shapes_that_do_not_fit_are_rejected():
+    lesioned, clean, _ = outcomes()
+    with pytest.raises(InputError, match=r"units \(3, 4\); expected \(sites, 2, sets, prompts\)"):
+        lesion(lesioned, clean, units=UNITS[:, :4], **OPTIONS)
+    with pytest.raises(InputError, match="side is 'left'; expected 'two' or 'one'"):
+        lesion(lesioned, clean, units=UNITS, side="left", **OPTIONS)
+
+
 def test_neurons_for_him_and_her_decide_between_he_and_she(mini, repository):
     site, folder = "blocks.3.mlp.post", repository / "configs/stimuli"
     frames = load_stimuli(str(folder / "him_her.yaml")).prepare(mini.model.tokenizer)

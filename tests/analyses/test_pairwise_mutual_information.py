@@ -230,7 +230,7 @@ def test_tensors_are_taken_in_their_own_precision(dtype):
 def test_any_layout_of_memory_gives_the_same():
     x = np.random.default_rng(8).standard_t(2, size=(300, 8)).astype(np.float32)
     expected = pairwise_mutual_information(np.ascontiguousarray(x.T))
-    for view in (x.T, np.repeat(x.T, 2, axis=1)[:, ::2]):
+    for view in (x.T, x.T.astype(">f4"), np.repeat(x.T, 2, axis=1)[:, ::2]):
         found = pairwise_mutual_information(view)
         np.testing.assert_array_equal(found.mutual_information, expected.mutual_information)
         np.testing.assert_array_equal(found.covariance, expected.covariance)
@@ -310,6 +310,7 @@ def test_pairs_that_drop_more_than_one_per_cent_are_counted(outliers):
         (np.ones((2, 9)), {}, r"x has the shape \(2, 9\); .* at least 3 rows"),
         (np.ones(9), {}, r"x has the shape \(9,\); expected \(rows, columns\)"),
         (np.array([[1, 2.0], [np.nan, 1], [1, 3]]), {}, "NaN or infinite values in 1 of 3 rows"),
+        (np.array([[1, 2.0], [2, 1], [-1e308, 1e308]]), {}, "spans more than float64 .* item 2"),
         (np.eye(3), {"bins": 0}, "bins is 0; expected a whole number from 1 to 1024"),
         (np.eye(3), {"outlier_z": -1.0}, r"outlier_z is -1\.0; expected a z-score, or 0"),
     ],

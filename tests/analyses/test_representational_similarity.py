@@ -211,6 +211,8 @@ def test_one_group_and_groups_of_two_have_notes_where_nothing_is_defined():
         ({"x": np.ones((2, 3)), "y": np.ones((2, 3))}, r"x has the shape \(2, 3\).*at least 3"),
         ({"y": np.ones((5, 3))}, "x has 6 items and y has 5"),
         ({"x": np.full((6, 3), np.nan)}, "x holds NaN"),
+        ({"groups": ["a"] * 5}, "groups has 5 entries for 6 items"),
+        ({"compare": "tau"}, "compare is 'tau'; expected 'pearson' or 'spearman'"),
         ({"groups": ["a", "a", "plum", "a", "fig", "a"]}, "groups 'plum', 'fig'"),
     ],
 )

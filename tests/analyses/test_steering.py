@@ -93,9 +93,17 @@ def test_the_divergence_counts_where_it_is_first_reached(data):
     np.testing.assert_allclose(steering(**data).effect_at_kl[0], expected)
 
 
-def test_a_slope_needs_two_small_strengths(data):
-    with pytest.raises(InputError, match=r"at least two alphas up to 0\.1"):
-        steering(**data | {"alphas": 10 * ALPHAS})
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alphas": 10 * ALPHAS}, "at least two alphas up to 0.1"),
+        ({"clean": np.zeros(5)}, "(2, 7, 12); expected (…, 7 strengths, 5 prompts)"),
+    ],
+)
+def test_data_that_do_not_fit_are_rejected(data, changes, message):
+    with pytest.raises(InputError) as error:
+        steering(**data | changes)
+    assert message in str(error.value)
 
 
 def linear(directions, readout):

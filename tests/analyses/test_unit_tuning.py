@@ -213,7 +213,10 @@ def test_no_more_than_alpha_of_null_experiments_have_a_significant_unit(correcti
         ({"b": np.ones((2, 3)), "test": "welch"}, r"b has the shape \(2, 3\)"),
         ({"b": np.ones((4, 2))}, "3 units and b has 2"),
         ({"b": np.full((4, 3), np.nan)}, "b holds NaN"),
+        ({"test": "pooled"}, "test is 'pooled'; expected 'paired' or 'welch'"),
+        ({"correction": "none"}, "correction is 'none'; expected 'bonferroni' or"),
         ({"alpha": 1.5}, "alpha is 1.5"),
+        ({"correction": "max_t", "permutations": 0}, "permutations is 0"),
         ({"test": "welch", "correction": "max_t"}, "4 items; under welch, max_t.*at least 8.*holm"),
     ],
 )
@@ -221,3 +224,12 @@ def test_bad_input(change, message):
     arguments = {"a": np.ones((4, 3)), "b": np.ones((4, 3)), **change}
     with pytest.raises(InputError, match=message):
         unit_tuning(**arguments)
+
+
+def test_a_wrong_name_is_rejected_wherever_it_is_given():
+    a, b = np.random.default_rng(0).normal(size=(2, 4, 3))
+    with pytest.raises(InputError, match="test is 'pared'; expected 'paired' or 'welch'"):
+        unit_tuning(a, b, "pared")
+    with pytest.raises(TypeError, match="correcton"):
+        unit_tuning(a, b, correcton="holm")
+    np.testing.assert_array_equal(unit_tuning(a, b, "welch").t, unit_tuning(a, b, test="welch").t)

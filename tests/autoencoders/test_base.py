@@ -316,3 +316,9 @@ def test_input_statistics_that_do_not_fit() -> None:
     scaling = InputScaling(3)
     with pytest.raises(InputError, match=r"width \(4,\).*input_dim 3"):
         scaling.set(torch.zeros(4), 1.0)
+    for scale in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(InputError, match="positive scale"):
+            scaling.set(torch.zeros(3), scale)
+    with pytest.raises(InputError, match="finite"):
+        scaling.set(torch.full((3,), float("nan")), 1.0)
+    assert torch.equal(scaling.mean, torch.zeros(3))

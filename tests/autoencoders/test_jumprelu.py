@@ -20,9 +20,11 @@ def test_every_threshold_begins_as_asked_and_stays_positive() -> None:
 
 @pytest.mark.parametrize("name", ["bandwidth", "initial_threshold", "tanh_scale"])
 def test_what_cannot_be_is_named(name: str) -> None:
-    for value in (0, -1.0, float("nan"), float("inf")):
+    for value in (0, -1.0, float("nan"), float("inf"), "1", True, None):
         with pytest.raises(InputError, match=f"{name} must be a positive number, got"):
             JumpReLUAutoencoder(4, **{name: value})
+    with pytest.raises(InputError, match="sparsity must be 'l0' or 'tanh', got 'l1'"):
+        JumpReLUAutoencoder(4, sparsity="l1")  # type: ignore[arg-type]
 
 
 def transcription(

@@ -39,6 +39,10 @@ def test_a_configuration_of_another_command_is_named_so(tmp_path: Path) -> None:
         line = problem(f"--config={analysis}", command=command)
         assert line.startswith(f"{analysis} is for `palinka analyze`;")
     Options("harvest").check([f"--config={fit}"])
+    stimuli = config_folder() / "stimuli" / "him_her.yaml"
+    for command in ("fit", "analyze"):
+        line = problem(f"--config={stimuli}", command=command)
+        assert "is a stimuli file, not a configuration; give one whose `analyses` name it" in line
     mixed = tmp_path / "mixed.yaml"
     mixed.write_text("data: {site: hidden.2}\nanalyses: []\n")
     assert problem(f"--config={mixed}").startswith("there is no option analyses")
@@ -52,6 +56,7 @@ def test_a_configuration_of_another_command_is_named_so(tmp_path: Path) -> None:
         ("--epochs=3", "there is no option epochs (did you mean 'trainer.max_epochs'?)"),
         ("--trainer.max_epoch=3", "option trainer.max_epoch (did you mean 'trainer.max_epochs'?)"),
         ("--data.batch_size=many", "data.batch_size: expected int, got 'many'"),
+        ("--data.context_length=null", "data.context_length is null; give a value"),
         ("--data.dtype=float8", "'float8' is not one of float16, bfloat16, float32 (did you mean"),
         ("--model.autoencoder=topk", "no class 'topk' (did you mean 'TopKAutoencoder'?)"),
         ("--model.autoencoder=KSparse", "no class 'KSparse' (did you mean 'KSparseAuto"),
@@ -138,6 +143,24 @@ def test_help_has_a_line_for_each_option(capsys: pytest.CaptureFixture[str]) -> 
     assert text.startswith("WandbLogger: Log using Weights and Biases\n\n  --trainer.logger.name")
     assert main(["fit"]) == 2
     assert "palinka fit --config quickstart" in capsys.readouterr().err
+
+
+def test_stimuli_are_looked_for_beside_their_configuration(workspace: Path) -> None:
+    entry = "analyses: [{name: a, analysis: unit_tuning, stimuli: words.yaml}]"
+    (workspace / "a.yaml").write_text(entry)
+    with pytest.raises(InputError, match=r"a\.yaml: there is no stimuli file words\.yaml; paths"):
+        Options("analyze").check(["--config=a.yaml"])
+
+
+def test_a_missing_package_is_named_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("palinka.cli.options.find_spec", lambda name: None)
+    for option, remedy in (
+        ("trainer.logger=WandbLogger", "WandbLogger needs wandb; pip install wandb"),
+        ("data.corpus=HuggingFaceDataset", "needs datasets; pip install 'palinka[datasets]'"),
+    ):
+        assert problem(f"--{option}").endswith(remedy)
 
 
 def test_shipped_configurations_go_by_name(refused: Any) -> None:

@@ -65,10 +65,13 @@ def test_rows_are_shuffled_by_token_within_shards(corpus: "Corpora", tmp_path: P
     assert (contexts[1:256] == contexts[:255]).sum() < 30
 
 
-def test_rows_can_be_read_in_any_pieces(cache: Cache) -> None:
+def test_rows_can_be_read_in_any_pieces_and_no_others(cache: Cache) -> None:
     rows = cache.read_rows(0, 40)
     assert torch.equal(cache.read_rows(14, 34), rows[14:34])
     assert cache.read_rows(7, 7).shape == (0, 3)
+    for row in (-1, 40):
+        with pytest.raises(InputError, match=f"row {row} is out of range; expected 0 to 39"):
+            cache.context(row)
 
 
 def test_few_files_are_open_at_once(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,6 +227,13 @@ def test_the_environment_or_the_home_folder_says_where_caches_lie(
     monkeypatch.delenv("PALINKA_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache_dir() == Path("/home/someone/.cache/palinka/activations")
+
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(InputError, match="set PALINKA_CACHE"):
+        default_cache_dir()
 
 
 @pytest.fixture(scope="module")

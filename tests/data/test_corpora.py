@@ -2,6 +2,7 @@ import hashlib
 import json
 import shutil
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +20,11 @@ from palinka.errors import InputError
 def test_the_hash_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_bytes(b"content")
+    # As it was before byte order marks were skipped: caches keep their keys.
     known = hashlib.sha256(b"a\0" + hashlib.sha256(b"content").digest()).hexdigest()
-    two.write_bytes(b"content")
-    assert content_hash([("a", one)]) == content_hash([("a", two)]) == known
+    for same in (b"content", b"\xef\xbb\xbfcontent"):
+        two.write_bytes(same)
+        assert content_hash([("a", one)]) == content_hash([("a", two)]) == known
     two.write_bytes(b"other")
     others = ([("a", two)], [("b", one)], [("a", one), ("a", one)])
     assert known not in map(content_hash, others)
@@ -76,10 +79,20 @@ def test_reads_what_it_is_given_sorted_by_name(books: Path) -> None:
     assert texts(old) == ["Straße"]
 
 
-def test_a_byte_order_mark_of_a_file_is_not_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "latin-1"])
+def test_a_byte_order_mark_of_a_file_is_not_text(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.txt").write_bytes(b"The\xc3\xa9")
+    plain = TextFiles(tmp_path, encoding=encoding)
+    expected, key = texts(plain), plain.fingerprint()
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfThe\xc3\xa9")
+    assert texts(plain) == expected
+    # The same text has the same rows; what was harvested with the mark has another key.
+    assert plain.fingerprint() == key
+    assert texts(TextFiles(tmp_path, max_document_characters=3)) == ["The"]
     (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbf\n")
-    assert texts(TextFiles(tmp_path)) == ["Theé"]
+    assert texts(plain) == expected
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf")
+    assert texts(plain) == []
 
 
 def test_fingerprint_is_that_of_the_content(books: Path, tmp_path: Path) -> None:
@@ -108,7 +121,7 @@ def test_fingerprint_is_that_of_the_content(books: Path, tmp_path: Path) -> None
         ("", {"pattern": "/absolute/*.txt"}, "is not a glob pattern"),
         ("", {"pattern": "*.old"}, r"d\.old is not utf-8 \(byte 4 cannot be decoded\)"),
         ("", {"max_document_characters": 0}, "max_document_characters is 0"),
-        *(("", {"encoding": e}, "is not a text") for e in ("utf-9", "hex")),
+        *(("", {"encoding": e}, "is not a text") for e in ("utf-9", "hex", "undefined", "a\0b")),
     ],
 )
 def test_what_cannot_be_read_is_rejected(
@@ -118,6 +131,19 @@ def test_what_cannot_be_read_is_rejected(
     with pytest.raises(InputError, match=message) as error:
         list(TextFiles(books / place, **options).documents())
     assert "\n" not in str(error.value)
+
+
+def test_no_more_of_a_file_is_read_than_wanted(
+    books: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Huge(TextIOWrapper):
+        def read(self, size: int | None = None) -> str:
+            assert size is not None
+            return super().read(size)
+
+    monkeypatch.setattr("palinka.data.corpora.TextIOWrapper", Huge)
+    starts = texts(TextFiles(books, max_document_characters=3))
+    assert starts[0] == "Alp"
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -221,10 +247,18 @@ def test_says_how_to_install_the_extra(dataset: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("streaming", [True, False])
 def test_a_byte_order_mark_in_a_data_set_is_not_text(dataset: Path, streaming: bool) -> None:
     (dataset / "train.jsonl").unlink()
+    corpus = HuggingFaceDataset(str(dataset), streaming=streaming)
+    for name in ("a.txt", "b.txt"):
+        (dataset / name).write_bytes(b"The\nend")
+    expected, key = texts(corpus), corpus.fingerprint()
     for name in ("a.txt", "b.txt"):
         (dataset / name).write_bytes(b"\xef\xbb\xbfThe\nend")
-    corpus = HuggingFaceDataset(str(dataset), streaming=streaming)
-    assert texts(corpus) == ["The", "end"] * 2
+    marked = HuggingFaceDataset(str(dataset), streaming=streaming)
+    assert texts(marked) == expected == ["The", "end"] * 2
+    assert marked.fingerprint() == key
+    (dataset / "a.txt").unlink()
+    (dataset / "b.txt").write_bytes(b"\xef\xbb\xbf")
+    assert list(HuggingFaceDataset(str(dataset), streaming=streaming).documents()) == []
 
 
 GOOD = b'{"text": "one"}\n{"text": "two"}\n'
@@ -237,6 +271,8 @@ GOOD = b'{"text": "one"}\n{"text": "two"}\n'
         ({"a.jsonl": GOOD + b'{"text": "thr'}, "JSON parse error"),
         ({"a.jsonl": GOOD, "b.jsonl": b'{"body": "three"}\n'}, "column names don't match"),
         ({"a.jsonl": b"5\n6\n"}, "JSON parse error"),
+        ({"a.jsonl": b""}, "a file has no rows"),
+        ({"a.csv": b""}, "No columns to parse"),
         ({"a.txt": b"The\n\xff"}, "can't decode byte 0xff"),
     ],
 )

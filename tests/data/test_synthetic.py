@@ -13,6 +13,7 @@ from scipy.stats import multivariate_normal
 
 from palinka.data import Correlation, Firing, Hierarchy, StructuredData, mean_max_cosine
 from palinka.data import synthetic as recovery
+from palinka.errors import InputError
 
 TREES = Hierarchy(3, 2, 2)
 ROWS = 40_000
@@ -47,6 +48,7 @@ def test_frequencies_follow_zipf_and_children_make_up_for_the_hierarchy() -> Non
             siblings = sum(p[j] for j in range(n) if parents[j] == parent and j != i)
             factor = 1 / p[parent] * (1 + siblings / p[parent])
         assert data.drawn_frequencies[i] == pytest.approx(min(1.0, p[i] * factor))
+    assert StructuredData(1, 8, Firing(0.3, 0.2)).frequencies.tolist() == [0.3]
     with pytest.warns(UserWarning, match="cannot be so frequent"):
         StructuredData(n, 8, Firing(0.9, 0.8), hierarchy=TREES).sample(1, 0)
 
@@ -156,6 +158,19 @@ def test_seeds_alone_choose_directions_and_samples() -> None:
     assert not torch.equal(data.sample(7, 1).x, data.sample(7, 2).x)
     assert not torch.equal(data.directions, other.directions)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"firing": Firing(0.1, 0.2)}, "0 < least <= most <= 1"),
+        ({"firing": Firing(0.2, 0.1, 0.0)}, "an exponent above 0"),
+        ({"hierarchy": Hierarchy(9, 2, 1)}, "9 roots exceed 8 features"),
+    ],
+)
+def test_bad_settings_are_named(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        StructuredData(**{"features": 8, "width": 4, "firing": Firing(0.2, 0.1), **wrong})
 
 
 def plain(dictionary: torch.Tensor, directions: torch.Tensor) -> float:

@@ -196,6 +196,19 @@ def test_large_numbers_are_kept(corpus: "Corpora", tmp_path: Path, dtype: str) -
     assert writer.finish(1).statistics.sum_of_norms / 16 > 65504
 
 
+def test_input_that_does_not_fit_is_rejected(corpus: "Corpora", tmp_path: Path) -> None:
+    small = corpus()
+    activations, contexts = small.shard(0)
+    for given, message in [
+        ((activations[:-1], contexts), r"\(15, 3\) of .*expected \(16, 3\)"),
+        ((activations.half(), contexts), r"\(16, 3\) of torch.float16"),
+    ]:
+        writer = CacheWriter(tmp_path, small.key)
+        with pytest.raises(InputError, match=message):
+            write_first(writer, *given)
+        assert names(writer.folder) == ["harvest.json"]
+
+
 def test_folders_that_cannot_be_made_or_written_are_named(
     corpus: "Corpora", tmp_path: Path
 ) -> None:

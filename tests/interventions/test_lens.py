@@ -113,6 +113,8 @@ def test_every_layer_is_the_transcription(
 def test_texts_without_a_next_token_are_an_error(gpt2: LanguageModel) -> None:
     with pytest.raises(InputError, match="no text has a next token; give texts of two tokens"):
         list(lens(Study(gpt2, None, [[3], [4]])))
+    with pytest.raises(InputError, match=r"k: 0 tokens of a vocabulary of (\d+); give 1 to \1"):
+        list(lens(Study(gpt2, None, [[3, 4]]), k=0))
 
 
 @pytest.mark.parametrize("norm", [True, False])

@@ -231,6 +231,8 @@ def test_mistakes_are_named(gpt2: LanguageModel) -> None:
         gpt2.read("Yes", "blocks.2.attn.pattern")
     with pytest.raises(InputError, match=r"^block 3; the model has blocks 0 to 2$"):
         gpt2.attention("Yes", layers=[1, 3])
+    with pytest.raises(InputError, match=r"^what is 'weights'; expected pattern or scores$"):
+        gpt2.attention("Yes", what="weights")  # type: ignore[arg-type]
     with (
         pytest.raises(InputError, match=r"the replacement at blocks\.0\.attn\.scores returned"),
         gpt2.replaced("blocks.0.attn.scores", lambda scores: scores[0]),

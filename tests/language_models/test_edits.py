@@ -129,6 +129,7 @@ def test_a_replacement_is_a_function(
 
 def test_an_unusable_replacement_or_edit_is_rejected() -> None:
     for arguments, message in (
+        ((3,), "a int cannot replace a site"),
         ((torch.relu, torch.relu), "need an autoencoder"),
         ((torch.relu, None, True), "need an autoencoder"),
         ((Halves(), lambda latents: None), "return the edited latents"),

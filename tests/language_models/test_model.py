@@ -48,6 +48,8 @@ def test_texts_tokens_ids_and_any_name_of_a_site_give_the_same(gpt2: LanguageMod
     names = ["transformer.h.1.mlp.c_fc", "blocks.middle.mlp.pre", "blocks.1.mlp.pre"]
     acts = gpt2.read(["I saw him."], names)
     assert torch.equal(gpt2.read("I saw him.", names[0])[names[0]], acts[names[0]])
+    with pytest.raises(InputError, match=r"'hidden\.1' was not read, only transformer.* read\(si"):
+        acts["hidden.1"]
     assert list(acts) == names
     assert all(torch.equal(acts[name], acts[names[0]]) for name in names)
     assert acts.tokens.shape == acts.mask.shape == acts[names[0]].shape[:2]
@@ -97,6 +99,7 @@ def test_no_graph_is_kept_and_the_result_can_be_trained_on(gpt2: LanguageModel) 
         (torch.zeros(2, 65, dtype=torch.long), ["hidden.1"], "65 tokens; a context has at most 64"),
         ([], ["hidden.1"], "an empty list"),
         (["fine", ""], ["hidden.1"], r"texts \[1\] without a token"),
+        (["text"], [], "sites is an empty list; give at least one"),
         (["text"], ["hidden.9"], "no site 'hidden.9'"),
         (torch.tensor([[8192]]), ["hidden.1"], "0 to 8191"),
         (torch.tensor([1, 2]), ["hidden.1"], r"give both as \(texts, tokens\)"),
@@ -142,6 +145,8 @@ def test_a_pass_begins_with_states(any_model: LanguageModel, texts: list[str]) -
         torch.testing.assert_close(any_model.run_from("hidden.1", states), any_model.logits(ids))
     with pytest.raises(InputError, match=r"no pass begins at hidden\.3; give hidden"):
         any_model.run_from("hidden.3", states)
+    with pytest.raises(InputError, match=r"shape \(5, \d+\); expected \(texts, tokens, "):
+        any_model.run_from("hidden.1", states[0])
 
 
 def test_zero_at_the_mlp_takes_exactly_its_contribution_away(gpt2: LanguageModel) -> None:
@@ -185,6 +190,11 @@ def test_generate_pads_on_the_left(any_model: LanguageModel, texts: list[str]) -
     together = any_model.generate(texts, **options)[:, -5:]
     for row, text in zip(together, texts, strict=True):
         assert torch.equal(row, any_model.generate(text, **options)[0, -5:])
+
+
+def test_a_name_in_place_of_a_model_is_rejected() -> None:
+    with pytest.raises(InputError, match=r"with LanguageModel\.from_pretrained\('mini"):
+        LanguageModel("mini")  # type: ignore[call-arg, arg-type]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

@@ -46,7 +46,8 @@ def test_an_unknown_site_is_rejected(sites: Sites, site: str, message: str) -> N
     with pytest.raises(InputError, match=message) as error:
         sites.width(site)
     assert str(error.value).startswith(f"no site {site!r}")
-    assert "hidden.{i}, blocks.{i}.attn.q, blocks.{i}.attn.k" in str(error.value)
+    assert "hidden.{0..5}, blocks.{0..4}.attn.q|k|v|z|out|write" in str(error.value)
+    assert "blocks.{0..4}.mlp.in|pre|post|out|write" in str(error.value)
 
 
 def test_other_families_have_their_module_paths() -> None:
@@ -55,7 +56,7 @@ def test_other_families_have_their_module_paths() -> None:
     sites = find_sites(config)
     assert sites.taps == {}
     assert sites.width("model.decoder.layers.1.fc1") == 32
-    with pytest.raises(InputError, match=r"it has .*model.decoder.layers.\{i\}.fc1"):
+    with pytest.raises(InputError, match=r"it has .*model.decoder.layers.\{0..1\}.fc1"):
         sites.resolve("blocks.0.mlp.pre")
     assert torch.equal(torch.get_rng_state(), before)
     assert config.to_dict() == described
@@ -261,7 +262,7 @@ def test_gradients_pass_a_replaced_middle(gpt2: LanguageModel) -> None:
             "hidden.4",
             r"blocks.2.resid is the output of the last block, and hidden.3 is after the final norm",
         ),
-        ("gpt2", "blocks.3.attn.z.0", "no site 'blocks.3.attn.z.0' in this model of 3 blocks"),
+        ("gpt2", "blocks.3.attn.z.0", r"blocks.\{0..2\}.attn.q\|z\|result.\{0..3\}"),
     ],
 )
 def test_heads_and_layers_that_a_model_lacks(

@@ -133,7 +133,10 @@ def category_score(
         ones in the p-value.
     """
     matrix = as_matrix(latents, "latents", minimum_rows=2)
-    mask = _per_token(targets, "targets", len(matrix)).astype(bool)
+    marks = _per_token(targets, "targets", len(matrix))
+    mask = marks.astype(bool)
+    if not np.array_equal(marks, mask):
+        raise InputError("targets hold other values than true and false; give a boolean mask")
     if mask.all() or not mask.any():
         which = f"{'all' if mask.all() else 'none'} of the {len(mask)} tokens are targets"
         raise InputError(f"{which}; a score needs both kinds")

@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,15 +29,19 @@ def file_names(names: Iterable[str]) -> dict[str, str]:
     """A file name without its ending for each name, all of them different.
 
     Letters and digits of every script stay, and so do `-`, `_` and `.`; everything else becomes
-    `-`. A name that is too long, or would be the same file as an earlier one, also where case does
-    not count, ends in eight digits of its hash.
+    `-`. A name that is too long, only dots, or would be the same file as an earlier one, also
+    where case and composition do not count, ends in eight digits of its hash.
     """
     found: dict[str, str] = {}
+    taken: set[str] = set()
     for name in names:
         plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
-        start = plain.encode()[:_LONGEST_BYTES].decode(errors="ignore")
-        if start != plain or plain.casefold() in map(str.casefold, found.values()):
-            plain = f"{start}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        unusable = not plain.strip(".") or len(plain.encode()) > _LONGEST_BYTES
+        if unusable or unicodedata.normalize("NFC", plain).casefold() in taken:
+            digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+            start = plain.encode()[:_LONGEST_BYTES].decode(errors="ignore")
+            plain = f"{start}-{digest}".lstrip("-")
+        taken.add(unicodedata.normalize("NFC", plain).casefold())
         found[name] = plain
     return found
 
@@ -224,7 +229,8 @@ class Findings:
             with (folder / f"{file}.csv").open("w", newline="", encoding="utf-8") as stream:
                 writer = csv.writer(stream)
                 writer.writerow(tables[name])
-                writer.writerows(zip(*tables[name].values(), strict=True))
+                rows = zip(*tables[name].values(), strict=True)
+                writer.writerows([_cell(value) for value in row] for row in rows)
         for name, file in drawn.items():
             about = {"Description": captions[file]} if captions[file] else None
             for ending in ("png", "svg"):
@@ -241,3 +247,11 @@ def _tested(result: Result) -> bool:
 def _write_text(path: Path, text: str) -> None:
     # Half a character, as in the name of a file that is not UTF-8, becomes its escape.
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _cell(value: Any) -> Any:
+    """The value, text so that a spreadsheet does not take it for a formula to calculate."""
+    if not isinstance(value, str):
+        return value
+    text = escape_control_chars(value)
+    return f"'{text}" if len(text) > 1 and text.lstrip()[:1] in tuple("=+-@") else text

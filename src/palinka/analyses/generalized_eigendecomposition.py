@@ -75,9 +75,12 @@ class GeneralizedEigendecomposition(Result):
         Takes finite values, `(..., d)`, not centered; gives `(..., 2)`: A over B, B over A.
         """
         values: Any = acts if hasattr(acts, "reshape") else np.asarray(acts)
-        rows = results.as_float64(values.reshape(-1, values.shape[-1]), "acts")
+        shape, d = tuple(values.shape), len(self.components)
+        if shape[-1:] != (d,):
+            raise InputError(f"acts has the shape {shape}; expected (..., {d}), as the data had")
+        rows = results.as_float64(values.reshape(-1, d), "acts")
         weights = self.components @ np.stack((self.filters_a[:, 0], self.filters_b[:, 0]), axis=1)
-        return np.asarray((rows @ weights).reshape(*values.shape[:-1], 2))
+        return np.asarray((rows @ weights).reshape(*shape[:-1], 2))
 
     def scalars(self) -> dict[str, float]:
         """Leading eigenvalues, components, ranks, correlation, p-values and held-out ratios."""
@@ -153,7 +156,9 @@ def generalized_eigendecomposition(
     """
     if not 0.0 < variance <= 100.0:
         raise InputError(f"variance={variance}; expected per cent, above 0 and at most 100")
-    covariance.check_shrinkage(shrinkage)
+    if not isinstance(shrinkage, str) and not 0.0 <= shrinkage < 1.0:
+        estimators = "'ledoit_wolf' or 'oas'"
+        raise InputError(f"shrinkage is {shrinkage}; give a number from 0 to below 1, {estimators}")
     a, b = results.two_conditions(a, b, 3, pairs, "pairs=False")
     # The scatter of these rows is the mean of the two covariances, which is not formed itself.
     weighted = [(x - x.mean(axis=0)) / np.sqrt(2 * (len(x) - 1)) for x in (a, b)]

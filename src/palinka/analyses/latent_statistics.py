@@ -68,16 +68,28 @@ def latent_statistics(latents: ArrayLike | Iterable[ArrayLike]) -> LatentStatist
     Args:
         latents: Activations, `(tokens, latents)`, or an iterable of such batches, of which
             one at a time is held.
+
+    Raises:
+        InputError: If there are no tokens, or batches differ in width or hold NaN or infinities.
     """
-    tokens, counts, sums = 0, np.zeros(1, dtype=np.int64), np.zeros(1)
-    batches: Any = [latents] if hasattr(latents, "ndim") else latents
-    for batch in batches:
-        matrix = as_matrix(batch, "latents", minimum_rows=0)
+    whole = hasattr(latents, "ndim")
+    tokens = 0
+    counts, sums = np.zeros(0, dtype=np.int64), np.zeros(0)
+    batches: Any = [latents] if whole else latents
+    for number, batch in enumerate(batches):
+        name = "latents" if whole else f"batch {number} of latents"
+        matrix = as_matrix(batch, name, minimum_rows=0)
+        width = matrix.shape[1]
+        if number == 0:
+            counts, sums = np.zeros(width, dtype=np.int64), np.zeros(width)
+        if width != len(counts):
+            widths = f"{name} is {width} wide and what came before is {len(counts)}"
+            raise InputError(f"{widths}; give batches of the same latents")
         tokens += len(matrix)
-        for rows in chunks(len(matrix), CHUNK_ELEMENTS // matrix.shape[1]):
+        for rows in chunks(len(matrix), CHUNK_ELEMENTS // width):
             part = matrix[rows]
-            counts = counts + np.add.reduce(part != 0, axis=0, dtype=np.int64)
-            sums = sums + np.add.reduce(np.abs(part), axis=0, dtype=np.float64)
+            counts += np.add.reduce(part != 0, axis=0, dtype=np.int64)
+            sums += np.add.reduce(np.abs(part), axis=0, dtype=np.float64)
     if tokens == 0:
         raise InputError("there are no latents: expected at least one token")
     dead = counts == 0

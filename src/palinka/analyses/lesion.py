@@ -166,6 +166,9 @@ def lesion(
         raise InputError(f"{what}; set side: two")
     outcomes, chosen = np.asarray(lesioned, np.float64), np.asarray(units, np.int64)
     numbers = (chosen.shape[1],) if doses is None else tuple(int(k) for k in doses)
+    if outcomes.shape[:2] != (len(chosen), len(numbers)) or chosen.shape[1] not in numbers:
+        given = f"lesioned has the shape {outcomes.shape}, and units {chosen.shape}"
+        raise InputError(f"{given}; expected (sites, {len(numbers)}, sets, prompts), (sites, k)")
     at, missing = numbers.index(chosen.shape[1]), np.isnan(outcomes[:, :, 0, 0])
     if missing[:, at].all():
         raise InputError(f"no site has {chosen.shape[1]} units to lesion; select fewer")

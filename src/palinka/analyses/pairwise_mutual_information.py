@@ -123,7 +123,15 @@ def pairwise_mutual_information(
         Shannon (1948), "A mathematical theory of communication"; Miller (1955), "Note on the bias
         of information estimates".
     """
-    values = np.ascontiguousarray(as_matrix(x, "x", minimum_rows=3))
+    values = as_matrix(x, "x", minimum_rows=3)
+    # Other float types, such as those of another byte order, become float64.
+    precision = np.float32 if values.dtype == np.float32 else np.float64
+    values = np.ascontiguousarray(values, dtype=precision)
+    with np.errstate(over="ignore"):
+        too_wide = ~np.isfinite(np.ptp(values, axis=1))
+    if too_wide.any():
+        item = f"item {too_wide.argmax()}; divide it by a constant"
+        raise InputError(f"x spans more than {values.dtype} can hold in {item}")
     if bins not in range(1, MAX_BINS + 1):
         raise InputError(f"bins is {bins}; expected a whole number from 1 to {MAX_BINS}")
     if outlier_z is None:

@@ -108,7 +108,7 @@ def representational_similarity(
     if len(x) != len(y):
         given = f"x has {len(x)} items and y has {len(y)}"
         raise InputError(f"{given}; give vectors of the same words in both")
-    names, membership = ((), None) if groups is None else _grouped(groups)
+    names, membership = ((), None) if groups is None else _grouped(groups, len(x))
     matrices = similarity.cosine_similarity(x), similarity.cosine_similarity(y)
     score = similarity.compare_matrices(*matrices, compare)
     notes = []
@@ -160,9 +160,11 @@ def representational_similarity(
     )  # fmt: skip
 
 
-def _grouped(groups: Iterable[Any]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+def _grouped(groups: Iterable[Any], items: int) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Names of the groups in order of first appearance, and the index of each item's group."""
     labels = [str(group) for group in groups]
+    if len(labels) != items:
+        raise InputError(f"groups has {len(labels)} entries for {items} items; give one per item")
     names = tuple(dict.fromkeys(labels))
     if alone := [repr(name) for name in names if labels.count(name) == 1]:
         given = f"one word alone in {'group' if len(alone) == 1 else 'groups'} {', '.join(alone)}"

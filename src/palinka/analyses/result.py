@@ -3,12 +3,13 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
+from functools import cache, partial, wraps
+from typing import Any, ClassVar, TypeVar, cast, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.errors import InputError, brief, did_you_mean
+from palinka.errors import InputError, brief, did_you_mean, type_mismatch
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -48,13 +49,14 @@ def takes(data: str) -> Callable[[Analysis], Analysis]:
     `latents` are `(tokens, units)`, `targets` the mask of a category's tokens, `words` and
     `documents` the token and text of each row. The last two and `groups` are given if wanted.
     Others are what the study of an analysis yields. Options may be `**options` of a `TypedDict`.
+    A string that the hint of its parameter does not allow is rejected.
     """
     if data not in DATA_PARAMETERS:
         raise InputError(f"takes({data!r}): unknown data{did_you_mean(data, DATA_PARAMETERS)}")
 
     def declare(function: Analysis) -> Analysis:
-        signature = inspect.signature(function)
-        parameters = dict(signature.parameters)
+        shown, hints = inspect.signature(function), cache(partial(get_type_hints, function))
+        parameters = dict(shown.parameters)
         for options in get_args(getattr(parameters.get("options"), "annotation", None)):
             del parameters["options"]
             for name, hint in get_type_hints(options).items():
@@ -62,10 +64,18 @@ def takes(data: str) -> Callable[[Analysis], Analysis]:
                 parameters[name] = inspect.Parameter(
                     name, inspect.Parameter.KEYWORD_ONLY, default=..., annotation=hint
                 )
-            shown = signature.replace(parameters=[*parameters.values()])
-            function.__signature__ = shown  # type: ignore[attr-defined]
-        function.takes = data  # type: ignore[attr-defined]
-        return function
+            shown = shown.replace(parameters=[*parameters.values()])
+
+        @wraps(function)
+        def checked(*args: Any, **given: Any) -> Result:
+            for name, value in shown.bind(*args, **given).arguments.items():
+                expected = type_mismatch(value, hints()[name]) if isinstance(value, str) else None
+                if expected is not None:
+                    raise InputError(f"{name} is {value!r}; expected {expected}")
+            return function(*args, **given)
+
+        checked.__signature__, checked.takes = shown, data  # type: ignore[attr-defined]
+        return cast("Analysis", checked)
 
     return declare
 

@@ -102,7 +102,11 @@ def steering(
         directions: Names of the directions.
         **options: Clusters and outcome; level, resamples and seed, as for `activation_patching`.
     """
-    strengths = np.asarray(alphas, float)
+    strengths, n = np.asarray(alphas, float), np.size(clean)
+    for name, array in {"steered": steered, **controls}.items():
+        if (shape := np.shape(array))[-2:] != (len(strengths), n):
+            given = f"{name} has the shape {shape}"
+            raise InputError(f"{given}; expected (…, {len(strengths)} strengths, {n} prompts)")
     inside = np.abs(strengths) <= SMALL * (1 + 1e-9)
     if inside.sum() < 2:
         given = f"{strengths.tolist()} are given"

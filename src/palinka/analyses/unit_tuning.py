@@ -128,6 +128,8 @@ def unit_tuning(
     """
     if not 0.0 < alpha < 1.0:
         raise InputError(f"alpha is {alpha}; expected a rate between 0 and 1")
+    if correction == "max_t" and permutations < 1:
+        raise InputError(f"permutations is {permutations}; max_t needs at least one")
     paired = test == "paired"
     first, second = results.two_conditions(a, b, MIN_ITEMS, paired, 'test="welch"')
     fewest = min(len(first), len(second))

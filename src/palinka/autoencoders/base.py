@@ -66,6 +66,9 @@ class InputScaling(FullPrecisionState):
         if mean.shape != self.mean.shape:
             given = f"input statistics of width {tuple(mean.shape)} do not fit an autoencoder"
             raise InputError(f"{given} of input_dim {len(self.mean)}: use data of the same site")
+        if not (0.0 < scale < float("inf")) or not bool(torch.isfinite(mean).all()):
+            fault = f"input statistics must be finite, with a positive scale, got scale {scale}"
+            raise InputError(f"{fault}: check the activations for NaN, Inf, or rows of zeros")
         self.mean.copy_(mean)
         self.scale.fill_(scale)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,8 @@ class JumpReLUAutoencoder(UntiedAutoencoder):
         **settings: Any,
     ) -> None:  # fmt: skip
         super().__init__(input_dim, latent_dim, **settings)
+        if sparsity not in get_args(Sparsity):
+            raise InputError(f"sparsity must be 'l0' or 'tanh', got {sparsity!r}")
         self.bandwidth = _positive("bandwidth", bandwidth)
         self.initial_threshold = _positive("initial_threshold", initial_threshold)
         self.tanh_scale = _positive("tanh_scale", tanh_scale)
@@ -103,6 +105,6 @@ class JumpReLUAutoencoder(UntiedAutoencoder):
 
 
 def _positive(name: str, value: float) -> float:
-    if not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InputError(f"{name} must be a positive number, got {value!r}")
     return float(value)

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from importlib.util import find_spec
 from itertools import chain
 from typing import Any
 
@@ -20,6 +21,9 @@ import yaml
 from palinka.errors import InputError, did_you_mean, expanded, one_line
 
 PACKAGES = ("palinka.", "lightning.", "torch.")  # whose classes the description covers
+# Modules that some classes need and palinka does not.
+_NEEDED = {"CometLogger": "comet_ml", "MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
+_NEEDED["HuggingFaceDataset"] = "datasets"
 _EXPANDED = "model.autoencoder."  # whose arguments are listed with the options
 _HELP_COLUMN = 44
 LOG_FOLDER = "lightning_logs"  # of all runs
@@ -130,6 +134,9 @@ class Options:
             raise InputError(f"{path} is not valid YAML: {one_line(error)}") from error
         if not isinstance(settings, dict):
             raise InputError(f"{path} is not a configuration; expected `key: value` lines")
+        if isinstance(settings.get("kind"), str):
+            remedy = "give one whose `analyses` name it, as in `palinka configs copy him_her`"
+            raise InputError(f"{path} is a stimuli file, not a configuration; {remedy}")
         keys = [key for key, _ in flat(settings, lists=True)]
         if not all(map(self._accepts, keys)):
             for other in map(Options, ("fit", "analyze")):
@@ -137,6 +144,10 @@ class Options:
                     raise InputError(f"{path} is for `palinka {other.command}`; use that command")
         for key, value in flat(settings, lists=True):
             self._check(key, value)
+            stimuli = key.endswith("analyses.stimuli") and isinstance(value, str)
+            if stimuli and not (expanded(path).parent / expanded(value)).is_file():
+                given = f"{path}: there is no stimuli file {value}"
+                raise InputError(f"{given}; paths are relative to the configuration")
 
     def _check(self, key: str, value: Any) -> None:
         """Check one value, of an option or of an argument of an option's class."""
@@ -181,6 +192,9 @@ class Options:
             parts = [each for each in family if name.lower() in each.lower()]
             hint = f" (did you mean '{min(parts, key=len)}'?)" if name and parts else ""
             raise InputError(f"{key}: no class '{name}'{hint or did_you_mean(name, family)}")
+        if (needed := _NEEDED.get(name)) and not find_spec(needed):
+            package = "'palinka[datasets]'" if needed == "datasets" else needed.replace("_", "-")
+            raise InputError(f"{key}: {name} needs {needed}; pip install {package}")
         described = name in family and (name == path or path.startswith(PACKAGES))
         self._chosen[key] = name if described else None
 
@@ -305,7 +319,9 @@ def _check_type(key: str, value: Any, entry: Mapping[str, Any]) -> None:
     if not {"any", "class", "str", "flag"}.isdisjoint(k for k in kinds if isinstance(k, str)):
         return
     choices = [choice for kind in kinds if isinstance(kind, list) for choice in kind]
-    if value is None:  # the parser rejects it where it is not expected
+    if value is None:
+        if "null" not in kinds and not entry.get("required"):
+            raise InputError(f"{key} is null; give a value, or leave it out")
         return
     fits = (
         value in choices

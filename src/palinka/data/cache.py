@@ -30,8 +30,11 @@ def default_cache_dir() -> Path:
     """
     if named := os.environ.get("PALINKA_CACHE"):
         return expanded(named)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return base / "palinka" / "activations"
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        return base / "palinka" / "activations"
+    except RuntimeError as error:  # such as for a container's nameless user
+        raise InputError("there is no home folder to keep caches in; set PALINKA_CACHE") from error
 
 
 @dataclass(frozen=True)
@@ -242,6 +245,8 @@ class Cache:
 
     def context(self, row: int) -> RowContext:
         """Read the text around a row."""
+        if not 0 <= row < self.rows:
+            raise InputError(f"row {row} is out of range; expected 0 to {self.rows - 1}")
         index = bisect_right(self.first_rows, row) - 1
         tables, places = _read_tables(self.folder, self.shapes[index])
         context, offset = divmod(int(places[row - self.first_rows[index]]), tables.shape[2])

@@ -3,10 +3,12 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from io import BufferedReader, TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -40,18 +42,22 @@ class Corpus(ABC):
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[None]:
+def _opened(file: Path) -> Iterator[BufferedReader]:
+    """Open a file after its UTF-8 byte order mark, if any, which is not part of a text."""
     try:
-        yield
+        with file.open("rb") as stream:
+            if stream.read(len(BOM_UTF8)) != BOM_UTF8:
+                stream.seek(0)
+            yield stream
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror})") from error
 
 
 def content_hash(files: Iterable[tuple[str, Path]]) -> str:
-    """Hash names and contents of `files`, given as name and path; SHA-256 in hex."""
+    """Hash names and texts of `files`, given as name and path; SHA-256 in hex."""
     digest = hashlib.sha256()
     for name, file in files:
-        with _readable(file), file.open("rb") as stream:
+        with _opened(file) as stream:
             content = hashlib.file_digest(stream, "sha256").digest()
         # A hash of fixed length after each name: no other names and contents read the same.
         digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
@@ -159,12 +165,14 @@ class TextFiles(Corpus):
 
     def _read(self, file: Path) -> str:
         try:
-            with _readable(file), file.open(encoding=self.encoding) as stream:
-                return stream.read(self.max_document_characters).removeprefix("\ufeff")
+            with _opened(file) as raw, TextIOWrapper(raw, self.encoding) as stream:
+                return stream.read(self.max_document_characters)
         except UnicodeDecodeError as error:
             fault = f"{file} is not {self.encoding} (byte {error.start} cannot be decoded)"
             raise InputError(f"{fault}; convert it, or name its encoding") from error
-        except LookupError as error:
+        except InputError:
+            raise
+        except (LookupError, ValueError) as error:
             raise InputError(f"{self.encoding!r} is not a text encoding of Python") from error
 
 
@@ -224,7 +232,11 @@ class HuggingFaceDataset(Corpus):
                 rows = ({"text": row["text"].removeprefix("\ufeff")} for row in rows)
             yield from rows
         except Exception as error:  # of any kind, from the readers of each file format
-            reason = one_line(error.__cause__ or error)[:300]
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            empty = isinstance(cause, StopIteration)
+            reason = "a file has no rows" if empty else one_line(cause)[:300]
             which = f"{self.path} (name {self.name}, split {self.split})"
             raise InputError(f"the data set {which} cannot be loaded: {reason}") from error
 

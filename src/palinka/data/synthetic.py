@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from palinka.errors import InputError
+
 LEAST_OWN_VARIANCE = 0.01  # of the normal variable behind each feature
 DIRECTION_STEPS, DIRECTION_RATE = 100, 3e-4  # of Adam
 
@@ -102,6 +104,14 @@ class StructuredData:
     bias: float = 0.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        most, least, exponent = self.firing
+        if not (0 < least <= most <= 1 and exponent > 0):
+            expected = "frequencies with 0 < least <= most <= 1 and an exponent above 0"
+            raise InputError(f"firing must be {expected}, got {self.firing}")
+        if self.hierarchy and self.hierarchy.roots > self.features:
+            raise InputError(f"{self.hierarchy.roots} roots exceed {self.features} features")
+
     @classmethod
     def small(cls, seed: int = 0) -> Self:
         """512 features in 64 dimensions, 336 of them in 16 trees, for minutes on a CPU."""
@@ -131,7 +141,9 @@ class StructuredData:
         """Frequency that each feature should have, `(features,)`; children may fall short."""
         most, least, exponent = self.firing
         power = np.arange(1, self.features + 1) ** -exponent
-        return np.asarray(least + (most - least) * (power - power[-1]) / (1.0 - power[-1]))
+        span = 1.0 - power[-1]  # 0 of a single feature
+        share = (power - power[-1]) / span if span else np.ones(1)
+        return np.asarray(least + (most - least) * share)
 
     @cached_property
     def parents(self) -> NDArray[np.int64]:

@@ -130,6 +130,10 @@ class CacheWriter:
         """
         layout, path = self.key.layout, self.folder / disk.shard_name(index)
         shape = disk.ShardShape(layout, index, len(contexts))
+        given, expected = tuple(activations.shape), (shape.rows, layout.width)
+        if given != expected or activations.dtype != layout.torch_dtype:
+            found = f"{path.name}: activations {given} of {activations.dtype}"
+            raise InputError(f"{found}, expected {expected} of {layout.torch_dtype}")
         # Row, in the order of contexts and positions, at each place of the shard.
         order = disk.permutation(shape.rows, layout.seed, index)
         context, offset = np.divmod(order, layout.rows_per_context)

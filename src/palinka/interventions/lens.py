@@ -74,6 +74,8 @@ def lens(study: Study, *, norm: bool = True, k: int = 5) -> Iterator[Measured]:
     layers = model.spec.sites.layers
     sites = [*(f"hidden.{layer}" for layer in range(layers)), f"blocks.{layers - 1}.resid"]
     vocabulary = model.model.config.vocab_size
+    if not 1 <= k <= vocabulary:
+        raise InputError(f"k: {k} tokens of a vocabulary of {vocabulary}; give 1 to {vocabulary}")
     rows = max(1, CHUNK_LOGITS // vocabulary)
     parts: list[dict[str, NDArray[Any]]] = []
     for some, found in targets.read(model, sites):

@@ -139,7 +139,8 @@ def find_metrics(names: Sequence[str], of_texts: bool = False) -> dict[str, Call
     """Outcomes by name: `(logits, targets) -> (rows,)`, or `(text, clean text) -> ()`."""
     known: dict[str, Callable[..., Tensor]] = {**(TEXT_METRICS if of_texts else METRICS)}
     kind, offered = "texts" if of_texts else "prompts", list(known)
-    known[TOP] = lambda logits, targets: logits.argmax(1).double()
+    if not of_texts:
+        known[TOP] = lambda logits, targets: logits.argmax(1).double()
     if unknown := [name for name in names if name not in known]:
         hint = did_you_mean(unknown[0], offered)
         raise InputError(f"there is no outcome {unknown[0]!r} of {kind}{hint}")

@@ -160,7 +160,7 @@ class Sources:
         self._reference = next(iter(self.ids))
         self.lengths = {run: np.array([len(i) for i in ids]) for run, ids in self.ids.items()}
         self.longest = max(int(lengths.max()) for lengths in self.lengths.values())
-        self.whole, self.draws = not pairs.answers, draws  # of whole texts
+        self.whole, self.draws = not pairs.answers, draws  # whole: outcomes are of whole texts
         self._starts = {run: np.cumsum([0, *n]) for run, n in self.lengths.items()}
         self._lm, self._pairs = lm, pairs
         # The base run, and the other one, if there is one.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -133,6 +133,8 @@ def visit_attention(
     the longest text of the batch; 0 for queries in padding. A pass ends after the last of the
     blocks; one block's attention is held at a time. Others are as in `LanguageModel.attention`.
     """
+    if what not in get_args(What):
+        raise InputError(f"what is {what!r}; expected pattern or scores")
     every = range(lm.spec.sites.layers) if layers is None else layers
     wanted = sorted({every} if isinstance(every, int) else {*every})
     batch, mask = slice(0), tokens.mask

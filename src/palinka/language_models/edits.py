@@ -82,8 +82,12 @@ def as_function(
 
     `source` returns the activations at another site, to be read instead.
     """
-    if not isinstance(replacement, EncodesAndDecodes) and (edit is not None or keep_error):
-        raise InputError("edit and keep_error need an autoencoder; a function has no latents")
+    if not isinstance(replacement, EncodesAndDecodes):
+        if not callable(replacement):
+            kind = type(replacement).__name__
+            raise InputError(f"a {kind} cannot replace a site; give a function or an autoencoder")
+        if edit is not None or keep_error:
+            raise InputError("edit and keep_error need an autoencoder; a function has no latents")
 
     def replace(target: Tensor) -> Tensor:
         x = target if source is None else source()

@@ -34,6 +34,9 @@ class Activations(dict[str, Tensor]):
     def __repr__(self) -> str:
         return f"Activations({', '.join(f'{site}: {brief(x)}' for site, x in self.items())})"
 
+    def __missing__(self, site: str) -> Tensor:
+        raise InputError(f"{site!r} was not read, only {', '.join(self)}; give it to read(sites=…)")
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -90,6 +93,12 @@ class LanguageModel:
     def __repr__(self) -> str:
         spec = f"{self.spec.name!r}, {self.spec.dtype} on {self.device}"
         return f"LanguageModel({spec}, {len(self.sites)} sites)"
+
+    def __new__(cls, *given: Any, **_: Any) -> "LanguageModel":
+        """Reject the name of a model in place of the model."""
+        if len(given) == 1 and isinstance(given[0], str):
+            raise InputError(f"load a model with LanguageModel.from_pretrained({given[0]!r})")
+        return super().__new__(cls)
 
     @classmethod
     def from_pretrained(
@@ -195,6 +204,8 @@ class LanguageModel:
             `InputError` if there is no such site.
         """
         sites = [sites] if isinstance(sites, str) else sites
+        if not sites:
+            raise InputError("sites is an empty list; give at least one")
         tokens = self._tokens(texts)
         activations: dict[str, Tensor] = {}
         for start in range(0, len(tokens.ids), batch_size):
@@ -299,6 +310,9 @@ class LanguageModel:
         match = re.fullmatch(r"(?:hidden|blocks)\.(\d+)(\.resid)?", name)
         if match is None or name == f"hidden.{sites.layers}":
             raise InputError(f"no pass begins at {name}; give hidden.{{i}} or blocks.{{i}}.resid")
+        if states.ndim != 3 or states.shape[2] != self.width(name):
+            given = f"states have the shape {tuple(states.shape)}"
+            raise InputError(f"{given}; expected (texts, tokens, {self.width(name)})")
         states = states.to(self.device, self.model.dtype)
         with sites.starting(self.model, int(match[1]) + bool(match[2]), lambda _: states):
             row = torch.zeros(1, states.shape[1], dtype=torch.long, device=self.device)

@@ -318,17 +318,28 @@ class Sites:
         name = re.sub(r"^blocks\.middle\.", f"blocks.{self.layers // 2}.", site)
         if name in self.taps or self._head(name) or name in self.widths:
             return name
+        last = self.layers - 1
         given = f"no site {site!r} in this model of {self.layers} blocks"
         if name.removesuffix("_mid") in self.taps:
             fault = f"site {site!r} does not exist in {self.family}"
             raise InputError(f"{fault}, whose attention and MLP run in parallel")
-        every = (re.sub(r"\.\d+(?=\.|$)", ".{i}", known) for known in self.taps or self.widths)
-        names, here = ", ".join(dict.fromkeys(every)), f"blocks.{self.layers // 2}."
+        listed: dict[str, dict[str, None]] = {}  # such as q, k and v of blocks.{0..5}.attn
+        for known in self.taps or self.widths:
+            most = self.layers if known.startswith("hidden.") else last
+            every = re.sub(r"\.\d+(?=\.|$)", f".{{0..{most}}}", known, count=1)
+            stem, *part = re.split(r"\.(?=[a-z_]+$)", every)
+            listed.setdefault(stem, {}).update(dict.fromkeys(part))
+        if self.heads:
+            attention, shared = f"blocks.{{0..{last}}}.attn", self.heads.shared - 1
+            listed[f"{attention}.q|z|result.{{0..{self.heads.count - 1}}}"] = {}
+            listed[f"{attention}.k|v.{{0..{shared}}}"] = {}
+        names = ", ".join(".".join(filter(None, (s, "|".join(p)))) for s, p in listed.items())
+        here = f"blocks.{self.layers // 2}."
         middle = [n.replace(here, "blocks.middle.") for n in self.widths if n.startswith(here)]
         hint = did_you_mean(site, [*self.widths, *middle], most=0)
         if self.taps and re.match(r"hidden\.\d+$|blocks\.\d+\.resid$", name):
             after = f"hidden.{self.layers} is after the final norm"
-            hint = f"; blocks.{self.layers - 1}.resid is the output of the last block, and {after}"
+            hint = f"; blocks.{last}.resid is the output of the last block, and {after}"
         raise InputError(f"{given}; it has {names} and module paths{hint}")
 
     def attention(self, site: str) -> tuple[int, Literal["pattern", "scores"]] | None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from palinka.analyses import figures
+from palinka.errors import InputError
 
 NAMES = ["total", "reconstruction", "sparsity"]
 
@@ -23,3 +24,8 @@ def test_noise_is_smoothed_without_a_shift(points, spacing):
     axes = figures.loss_curves({"total": (steps, 5.0 + steps / 100)})["losses"].axes[0]
     smooth = axes.lines[1]
     assert smooth.get_ydata() == pytest.approx(5.0 + smooth.get_xdata() / 100)
+
+
+def test_no_losses_are_rejected():
+    with pytest.raises(InputError, match="no losses"):
+        figures.loss_curves({})

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
 from palinka.analyses import figures
+from palinka.errors import InputError
 
 
 def test_every_family_has_a_curve_from_few_latents_to_many(save):
@@ -18,3 +20,8 @@ def test_more_families_than_colors_are_told_apart():
     families = {f"family {i}": ([i + 1.0], [0.5]) for i in range(9)}
     axes = figures.sparsity_frontier(families)["l0_fvu"].axes[0]
     assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 9
+
+
+def test_no_dictionaries_are_rejected():
+    with pytest.raises(InputError, match="no dictionaries"):
+        figures.sparsity_frontier({})

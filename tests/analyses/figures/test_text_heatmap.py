@@ -22,6 +22,7 @@ from palinka.analyses.figures.text_heatmap import (
     text_width,
     token_lines,
 )
+from palinka.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ from palinka.analyses.figures.text_heatmap import (
     ],
 )
 def test_colors_are_those_of_values_scaled_over_the_text(values, colors, exponent, levels):
-    backgrounds = [cell[0] for cell in Heatmap(values, "", colors, exponent).cells()]
+    backgrounds = [cell[0] for cell in Heatmap(values, "", colors, exponent).cells(3)]
     assert backgrounds == [to_hex(mpl.colormaps[colors](level)) for level in levels]
 
 
@@ -41,7 +42,7 @@ def test_zero_is_light_and_values_below_it_gray_in_a_signed_heatmap():
     heatmap = Heatmap([-3.0, -1.5, 0.0, 1.5], "", "Reds", 1.0, signed=True)
     greys, reds = mpl.colormaps["Greys"], mpl.colormaps["Reds"]
     expected = [to_hex(shade) for shade in (greys(0.5), greys(0.25), reds(0.0), reds(0.5))]
-    assert [cell[0] for cell in heatmap.cells()] == expected
+    assert [cell[0] for cell in heatmap.cells(4)] == expected
     low, bar, high = heatmap.scale()
     assert (low, high) == ("-3 (below 0: gray)", "1.5")
     assert [to_hex(bar[0]), to_hex(bar[-1])] == [expected[0], expected[-1]]
@@ -166,7 +167,7 @@ def test_every_token_has_its_color_and_its_text_and_none_is_markup():
     assert texts[:7] == ["latent $7$", "0", "10", "The", " plum", " $x_1^", "$"]
     assert {"<script>", "⟨U+202E⟩"} <= set(texts)
     boxes = [c for c in figure.axes[0].collections if isinstance(c, PolyCollection)]
-    expected = Heatmap(values).cells()
+    expected = Heatmap(values).cells(len(TOKENS))
     assert [to_hex(color) for color in boxes[0].get_facecolors()] == [c for c, _ in expected]
     assert to_hex(boxes[1].get_facecolors()[0]) == to_hex(mpl.colormaps["Blues"](1.0))
     with warnings.catch_warnings():
@@ -191,6 +192,22 @@ def test_lines_are_as_long_as_asked_and_too_many_end_with_a_remark():
     texts = text_heatmap(tokens, [Heatmap(np.ones(len(tokens)), "unit")]).axes[0].texts
     assert len(texts) == 3 + MAX_LINES
     assert f"the first {MAX_LINES} of {MAX_LINES + 5} lines" in texts[2].get_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (([], [Heatmap([])]), {}, "0 tokens and 1 series"),
+        ((["a"], []), {}, "1 tokens and 0 series"),
+        ((["a"], [Heatmap([1.0, 2.0], "u")]), {}, r"'u' has values of the shape \(2,\) for 1 tok"),
+        ((["a"], [Heatmap([np.nan], "u")]), {}, "heatmap 'u' holds NaN"),
+        ((["a", "b"], [Heatmap([1.0, 2.0])]), {"token_ids": [1]}, "1 token ids for 2 tokens"),
+    ],
+)
+def test_bad_input(arguments, options, message):
+    draw = text_heatmap_html if "token_ids" in options else text_heatmap
+    with pytest.raises(InputError, match=message):
+        draw(*arguments, **options)
 
 
 NASTY = [
@@ -254,7 +271,7 @@ def test_hovering_shows_value_and_id_and_colors_follow_the_heatmap():
     assert titles[0] == "0.25 · token 0 · id 11"
     assert titles[2] == "-3 · token 2 · id 33"
     for part, heatmap in zip((page.tokens[:3], page.tokens[3:]), heatmaps, strict=True):
-        for (attributes, _), (background, ink) in zip(part, heatmap.cells(), strict=True):
+        for (attributes, _), (background, ink) in zip(part, heatmap.cells(3), strict=True):
             assert attributes["style"] == f"background:{background};color:{ink}"
     assert page.tags.count("br") == 2
     without_ids = Page(text_heatmap_html(["a"], [Heatmap([1.0])]))

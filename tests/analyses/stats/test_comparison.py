@@ -16,6 +16,7 @@ from palinka.analyses.stats.comparison import (
     format_number,
     seed_spread,
 )
+from palinka.errors import InputError
 
 SEEDS = (2, 3, 4, 5, 6, 8, 10, 16, 20)
 PAIRED = (11.6, 3.26, 2.13, 1.68, 1.43, 1.16, 1.00, 0.75, 0.66)
@@ -175,6 +176,13 @@ def test_the_spread_of_seeds_is_pooled_and_has_a_chi_square_interval():
         assert np.divide(interval, sd) == pytest.approx([low, high], rel=0.03)
     pooled, *_ = seed_spread([[1.0, 3.0], [10.0, 10.0, 13.0]])
     assert pooled == pytest.approx(np.sqrt((2.0 + 6.0) / 3))
+    for call, message in (
+        (lambda: seed_spread([[1.0], [2.0]]), "needs two of one recipe"),
+        (lambda: minimal_detectable_difference(1.0, 1), "n is 1; .* at least 2"),
+        (lambda: seeds_needed(1.0, -1.0), "difference is -1; give one above 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
 
 
 def test_numbers_have_two_digits_of_their_error():

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from palinka.analyses.stats.covariance import (
     PrincipalComponents,
-    check_shrinkage,
     principal_components,
     shrinkage_intensity,
     shrunk,
@@ -33,7 +32,6 @@ def test_identical_items_need_no_estimate_and_numbers_pass_through(
     shrinkage: float, found: float
 ) -> None:
     assert shrinkage_intensity(np.zeros((5, 3)), shrinkage) == found
-    check_shrinkage(shrinkage)
 
 
 @settings(deadline=None, max_examples=60)

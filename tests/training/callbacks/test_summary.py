@@ -45,6 +45,15 @@ def test_measured_rows_come_in_order_with_their_intervals_and_others_are_left_ou
     ]
 
 
+@pytest.mark.parametrize(("l0", "far"), [(13.0, True), (30.0, False)])
+def test_an_l0_of_batch_topk_that_is_far_from_k_is_explained(l0: float, far: bool) -> None:
+    module = SimpleNamespace(autoencoder=BatchTopKAutoencoder(8, 64, k=32))
+    metrics = {"val/l0": l0}
+    trainer = made(callback_metrics=metrics, callbacks=[], lightning_module=module, log_dir="x")
+    trainer.default_root_dir = "x"
+    assert ("L0 is not k = 32" in final_report(trainer)) == far
+
+
 @pytest.mark.parametrize(("center", "scale"), [(0.0, 1.0), (0.0, 2.0), (1.0, 1.0), (1.0, 2.0)])
 def test_units_name_the_activations_that_were_measured(center: float, scale: float) -> None:
     module = SparseAutoencoderModule(BatchTopKAutoencoder(4, 8, k=2))

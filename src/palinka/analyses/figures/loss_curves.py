@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
+from palinka.errors import InputError
 
 # More steps than this are also drawn as their running mean.
 NOISY = 50
@@ -21,6 +22,8 @@ def loss_curves(
 
     `history` has for each loss, such as `total`, its steps and its values, both `(points,)`.
     """
+    if not history:
+        raise InputError("there are no losses to draw; expected steps and values of at least one")
     columns = min(2, len(history))
     sizes = (style.WIDTH / columns, 1.5), (0.0, 0.6)
     figure, panels = style.small_multiples(len(history), columns, *sizes, sharex=True)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
+from palinka.errors import InputError
 
 
 @style.captioned(
@@ -23,6 +24,8 @@ def sparsity_frontier(
     and the fraction of variance unexplained of each dictionary, both `(dictionaries,)`. The
     context may have a `title`, what is reconstructed.
     """
+    if not families:
+        raise InputError("there are no dictionaries to draw; expected L0 and FVU of at least one")
     figure, axes = style.new_figure(style.WIDTH, 3.0)
     for index, (name, points) in enumerate(families.items()):
         l0, fvu = map(np.asarray, points)

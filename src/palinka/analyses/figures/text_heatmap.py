@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.figures.style import style
-from palinka.errors import escape_control_chars
+from palinka.errors import InputError, escape_control_chars
 
 # Squares let the strongest tokens of a latent stand out; units are shown as they are.
 LATENT_EXPONENT, UNIT_EXPONENT = 2.0, 1.0
@@ -70,9 +70,19 @@ class Heatmap:
     exponent: float = LATENT_EXPONENT
     signed: bool = False
 
-    def cells(self) -> list[tuple[str, str]]:
+    def numbers(self, tokens: int) -> NDArray[np.float64]:
+        """The values, checked against the number of tokens."""
+        name, values = f"heatmap {self.caption!r}", np.asarray(self.values, dtype=np.float64)
+        if values.shape != (tokens,):
+            given = f"{name} has values of the shape {values.shape} for {tokens} tokens"
+            raise InputError(f"{given}; expected one value for each token")
+        if not np.isfinite(values).all():
+            raise InputError(f"{name} holds NaN or infinite values; leave those tokens out")
+        return values
+
+    def cells(self, tokens: int) -> list[tuple[str, str]]:
         """Background and text color of every token, as `#rrggbb`; the lowest if all are equal."""
-        shades = self._shades(np.asarray(self.values, dtype=np.float64))
+        shades = self._shades(self.numbers(tokens))
         return [(to_hex(tuple(shade)), readable_on(shade)) for shade in shades]
 
     def scale(self) -> tuple[str, NDArray[np.float64], str]:
@@ -228,7 +238,8 @@ def text_heatmap(
     where characters are divided over tokens; a line has `columns` characters. `underlined` is a
     mask of tokens, such as those of a category.
     """
-    lines = token_lines([_drawable(text) for text in display_tokens(tokens)], columns)
+    texts = _checked_texts(tokens, heatmaps)
+    lines = token_lines([_drawable(text) for text in texts], columns)
     shown = lines[: max(1, MAX_LINES // len(heatmaps))]
     used = max(24, max(cell.column + cell.width for line in shown for cell in line))
     headings, block = wrap(title, used), CAPTION_LINES + len(shown) + 0.8
@@ -249,7 +260,7 @@ def text_heatmap(
         axes.text(0, row + 0.7, heading, **font)
     for number, heatmap in enumerate(heatmaps):
         top = len(headings) + number * block + CAPTION_LINES
-        colors = heatmap.cells()
+        colors = heatmap.cells(len(texts))
         low, bar, high = heatmap.scale()
         if len(shown) < len(lines):
             high += f"   (the first {len(shown)} of {len(lines)} lines)"
@@ -272,6 +283,13 @@ def text_heatmap(
                     axes.plot([start, right], [y + 0.81, y + 0.81], color=ink, linewidth=1.0)
         axes.add_collection(PolyCollection(boxes, facecolors=backgrounds, edgecolors="white"))
     return figure
+
+
+def _checked_texts(tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap]) -> tuple[str, ...]:
+    if len(tokens) == 0 or len(heatmaps) == 0:
+        counts = f"{len(tokens)} tokens and {len(heatmaps)} series"
+        raise InputError(f"a text heatmap of {counts}; expected at least one of each")
+    return display_tokens(tokens)
 
 
 @cache
@@ -304,14 +322,16 @@ def text_heatmap_html(
 
     Tokens, captions and the title are escaped, and invisible characters in them shown.
     """
-    texts = display_tokens(tokens)
+    texts = _checked_texts(tokens, heatmaps)
+    if token_ids is not None and len(token_ids) != len(texts):
+        raise InputError(f"{len(token_ids)} token ids for {len(texts)} tokens; give one for each")
     ids = [""] * len(texts) if token_ids is None else [f" · id {int(each)}" for each in token_ids]
     sections = []
     for heatmap in heatmaps:
-        values = enumerate(np.asarray(heatmap.values, dtype=np.float64))
+        values = enumerate(heatmap.numbers(len(texts)))
         titles = [f"{value:.6g} · token {i}{ids[i]}" for i, value in values]
         marks = underlined or [False] * len(texts)
-        cells = list(zip(texts, titles, heatmap.cells(), marks, strict=True))
+        cells = list(zip(texts, titles, heatmap.cells(len(texts)), marks, strict=True))
         low, bar, high = heatmap.scale()
         gradient = ", ".join(to_hex(tuple(shade)) for shade in bar)
         scale = {"low": low, "gradient": gradient, "high": high}

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import chdtri, nctdtr, ndtri, stdtrit
 
 from palinka.analyses.result import Result
-from palinka.errors import counted
+from palinka.errors import InputError, counted
 
 ALPHA, POWER = 0.05, 0.8
 # With two, a t interval of the seeds' mean is ± 8.98 standard deviations.
@@ -260,6 +260,8 @@ def seed_spread(groups: Sequence[ArrayLike]) -> tuple[float, float, float]:
     """Standard deviation over seeds, pooled over recipes, `(seeds,)` each; its 95 % interval."""
     values = [np.asarray(group, dtype=np.float64) for group in groups]
     freedom = sum(len(one) - 1 for one in values)
+    if freedom < 1:
+        raise InputError("one seed of each recipe; a standard deviation needs two of one recipe")
     squares = float(sum(np.var(one) * len(one) for one in values))
     tails = chdtri(freedom, np.array([ALPHA / 2, 1 - ALPHA / 2]))
     low, high = np.sqrt(squares / tails).tolist()
@@ -279,6 +281,8 @@ def minimal_detectable_difference(
         >>> round(minimal_detectable_difference(sd=1.0, n=5), 2)
         1.68
     """
+    if n < 2:
+        raise InputError(f"n is {n}; a standard deviation over seeds needs at least 2")
     freedom, samples = (n - 1, 1) if paired else (2 * n - 2, 2)
     return float(sd * np.sqrt(samples / n) * _noncentrality(freedom, alpha, power))
 
@@ -287,6 +291,8 @@ def seeds_needed(
     sd: float, difference: float, paired: bool = True, alpha: float = ALPHA, power: float = POWER
 ) -> int:
     """Smallest number of seeds that finds a difference; see `minimal_detectable_difference`."""
+    if not difference > 0:
+        raise InputError(f"difference is {difference:g}; give one above 0")
     large = (ndtri(1 - alpha / 2) + ndtri(power)) ** 2 * (sd / difference) ** 2
     n = max(2, int(large * (1 if paired else 2)))  # of known sd, which is too few
     while minimal_detectable_difference(sd, n, paired, alpha, power) > difference:

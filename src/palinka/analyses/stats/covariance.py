@@ -12,14 +12,6 @@ from palinka.errors import InputError
 Shrinkage = float | Literal["ledoit_wolf", "oas"]
 
 
-def check_shrinkage(shrinkage: Shrinkage) -> None:
-    """Validate a shrinkage: a number in [0, 1), or an estimator."""
-    estimators = "ledoit_wolf", "oas"
-    if not (shrinkage in estimators if isinstance(shrinkage, str) else 0.0 <= shrinkage < 1.0):
-        expected = "a number from 0 to below 1, 'ledoit_wolf' or 'oas'"
-        raise InputError(f"shrinkage={shrinkage!r}; expected {expected}")
-
-
 def shrinkage_intensity(x: NDArray[np.float64], shrinkage: Shrinkage) -> float:
     """Shrinkage intensity of the covariance of `x`, `(items, r)`, of mean 0: 0 (none) to 1.
 

@@ -340,7 +340,7 @@ def measure_effects(
     n = len(before)
     after = np.full(n, np.nan) if corrupted is None else np.asarray(corrupted, np.float64)
     shapes = {name: np.shape(values) for name, values in cells.items()}
-    for name, shape in shapes.items():
+    for name, shape in (("corrupted", after.shape), *shapes.items()):
         if shape[-1:] != (n,):
             given = f"{name or 'patched'} has the shape {shape}"
             raise InputError(f"{given}; expected {n} prompts along the last axis")

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from palinka.analyses.figures.sparsity_frontier import sparsity_frontier
 from palinka.analyses.findings import Findings
 from palinka.analyses.result import Result, Table
+from palinka.autoencoders import BatchTopKAutoencoder
 from palinka.errors import escape_control_chars, expanded, shell_path
 from palinka.training.callbacks.base import TrainedModel, iter_models, log_folder
 from palinka.training.callbacks.checkpoints import FOLDER, MEASURED_AT, NEWEST, metrics_file
@@ -75,6 +76,7 @@ def final_report(trainer: Trainer, split: str = "val") -> str:
     if any(interval(metrics, name)[0] is not None for name in rows):
         documents = metrics.get(DOCUMENTS, math.nan)
         lines.append(f"  in brackets: 95 % intervals over {documents:.0f} documents")
+    lines += _unsettled(trainer, metrics)
     lines += _worse_than_mean(trainer, metrics.get("val/fvu", metrics.get("reconstruction/fvu", 0)))
     lines += _validated_at(trainer)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -86,6 +88,17 @@ def final_report(trainer: Trainer, split: str = "val") -> str:
 def _in_unit(value: float | None, unit: str) -> str:
     value = (value or 0.0) * (100 if unit.startswith("%") else 1)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _unsettled(trainer: Trainer, metrics: Mapping[str, float]) -> list[str]:
+    """Line on the L0 of a BatchTopK that is far from k, as it is early in training."""
+    model = getattr(trainer.lightning_module, "autoencoder", None)
+    if not isinstance(model, BatchTopKAutoencoder):
+        return []
+    if abs(metrics.get("val/l0", model.k) - model.k) <= model.k / 5:
+        return []
+    average = f"L0 is not k = {model.k}: outside training, a running mean of the batches'"
+    return [f"  {average} thresholds chooses latents, which takes some hundred steps to settle"]
 
 
 def _worse_than_mean(trainer: Trainer, *fvu: float) -> list[str]:

@@ -63,14 +63,21 @@ def test_an_evaluation_of_several_dictionaries_gives_columns_of_the_one_of_the_a
 ) -> None:
     whole = tmp_path / "version_0" / "analyses" / "evaluation"
     whole.mkdir(parents=True)
-    (whole / "findings.json").write_text('{"name": "evaluation", "scalars": {}, "notes": {}}')
+    scalars = {"k=16/auc/past/k=5": 0.7, "k=16/dead": 3}
+    record = {"name": "evaluation", "scalars": scalars, "notes": {}}
+    (whole / "findings.json").write_text(json.dumps(record))
     known = [{"name": f"k=16,seed={seed}", "sha256": f"{seed}"} for seed in range(2)]
-    (whole / "evaluation.json").write_text(json.dumps({"dictionaries": known}))
+    value = {"metric": "auc", "of": "k=16", "task": "past", "k": 5, "low": 0.6, "high": 0.8}
+    dead = {"metric": "dead", "of": "k=16", "task": "", "k": None, "low": None, "high": None}
+    written = {"dictionaries": known, "values": [value, dead]}
+    (whole / "evaluation.json").write_text(json.dumps(written))
     arrays = {"reappears/k=16,seed=0": np.zeros(3), "reappears/k=16,seed=1": np.array([0, 0.5, 1])}
     np.savez(whole / "arrays.npz", **arrays, **{"best_cosine/k=16,seed=1": np.ones(3)})
     # The analyses of a variant are below its own folder, which need not exist.
     folder = tmp_path / "version_0" / below / "analyses"
     (found,) = read_analyses(folder, 3, SITE, "1")
+    shown = {name: rest for name, *rest in found.page["scalars"]}
+    assert shown == {"k=16/auc/past/k=5": [0.7, 0.6, 0.8], "k=16/dead": [3.0, None, None]}
     assert found.columns.keys() == {"reappears", "best_cosine"}
     np.testing.assert_array_equal(found.columns["reappears"], arrays["reappears/k=16,seed=1"])
     (other,) = read_analyses(whole.parent, 3, SITE, "of another one")

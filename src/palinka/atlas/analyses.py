@@ -30,8 +30,8 @@ _SETTINGS = ("analysis", "language_model", "revision", "sites", "site", "units",
 class Found:
     """Findings of one analysis."""
 
-    # Plain values for its page: name, settings, scalars (None for NaN), notes with their part,
-    # summary of the stimuli, figures, and tables with headings first.
+    # Plain values for its page: name, settings, scalars (None for NaN) with any bounds, notes with
+    # their part, summary of the stimuli, figures, and tables with headings first.
     page: dict[str, Any]
     figures: dict[str, Path] = field(default_factory=dict)  # PNG files by their name in the atlas
     columns: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # a value per latent
@@ -65,7 +65,7 @@ def read_analyses(folder: Path, latents: int, site: str, checksum: str = "") -> 
 def _read(path: Path, number: int, latents: int, site: str, checksum: str) -> Found:
     record = json.loads((path / "findings.json").read_text(encoding="utf-8"))
     settings = dict(record.get("settings", {}))
-    columns, effects, arrays = {}, {}, dict[str, NDArray[Any]]()
+    columns, effects, intervals, arrays = {}, {}, {}, dict[str, NDArray[Any]]()
     if (path / "arrays.npz").exists():
         with np.load(path / "arrays.npz", allow_pickle=False) as stored:
             arrays = dict(stored)
@@ -77,8 +77,13 @@ def _read(path: Path, number: int, latents: int, site: str, checksum: str) -> Fo
         }
         effects = latent_effects(path, settings, arrays)
     elif (evaluated := path / f"{EVALUATION}.json").exists():
-        every = json.loads(evaluated.read_text(encoding="utf-8"))["dictionaries"]
+        evaluation = json.loads(evaluated.read_text(encoding="utf-8"))
+        every = evaluation["dictionaries"]
         own = next((one["name"] for one in every if checksum and one["sha256"] == checksum), None)
+        for v in evaluation["values"]:
+            k = [] if v["k"] is None else [f"k={v['k']}"]
+            name = "/".join(filter(None, [v["of"], v["metric"], v["task"], *k]))
+            intervals[name] = v["low"], v["high"]
         of_own = {name: arrays.get(f"{name}/{own}") for name in ("reappears", "best_cosine")}
         columns = {name: values for name, values in of_own.items() if values is not None}
     tables = []
@@ -97,7 +102,11 @@ def _read(path: Path, number: int, latents: int, site: str, checksum: str) -> Fo
             (name, _text(name, settings[name])) for name in _SETTINGS if settings.get(name)
         ],
         "scalars": [
-            (name, None if (value := record["scalars"][name]) is None else float(value))
+            (
+                name,
+                None if (value := record["scalars"][name]) is None else float(value),
+                *intervals.get(name, ()),
+            )
             for name in _auc_first(record["scalars"])
         ],
         "notes": [(str(p), str(note)) for p, notes in record["notes"].items() for note in notes],

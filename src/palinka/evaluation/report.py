@@ -61,10 +61,12 @@ class Evaluation(Result):
     comparisons: Sequence[Record] = ()
     detectable: Sequence[Record] = ()
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    hidden: Collection[str] = ()  # the seeds of recipes, whose values are in tables alone
 
     def scalars(self) -> dict[str, float]:
-        """Every value, by the names of its dictionary, metric, task and k."""
-        return {"/".join([one.of, *_words(vars(one))]): one.value for one in self.values}
+        """Headlines, by the names of their dictionary, metric, task and k."""
+        shown = [one for one in self.headlines().values if one.of not in self.hidden]
+        return {"/".join([one.of, *_words(vars(one))]): one.value for one in shown}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays of the groups."""
@@ -162,7 +164,7 @@ def evaluation_findings(
             comparisons.append({name: part for name, part in row.items() if name != "notes"})
     result = Evaluation(
         tuple(values), comparisons, [*_detectable(samples, comparisons)],
-        {name: array for group in groups.values() for name, array in group.arrays.items()},
+        {name: array for group in groups.values() for name, array in group.arrays.items()}, hidden,
         notes=tuple(dict.fromkeys(note for group in groups.values() for note in group.notes)),
     )  # fmt: skip
     bands = {metric: band for group in groups.values() for metric, band in group.bands.items()}
@@ -189,8 +191,8 @@ def evaluation_findings(
         {**forest(panels, bands), **figures},
         settings={**settings, **site},
         record=record,
-        text=title + summary(result, hidden),
-        short=title + summary(result.headlines(), hidden),
+        text=title + summary(result),
+        short=title + summary(result.headlines()),
     )
 
 
@@ -256,12 +258,9 @@ def _seeds(sd: float, items: comparison.Variance | None, size: float) -> int | N
     return n if n < MOST_SEEDS else None
 
 
-def summary(result: Evaluation, hidden: Collection[str] = ()) -> str:
-    """Tables of values, verdicts and detectable differences in markdown.
-
-    Values of the `hidden` dictionaries, the seeds of recipes, are in `values.csv` alone.
-    """
-    shown = [one for one in result.values if one.of not in hidden]
+def summary(result: Evaluation) -> str:
+    """Tables of values, verdicts and detectable differences in markdown."""
+    shown = [one for one in result.values if one.of not in result.hidden]
     parts, rows, of_k = [], [], defaultdict[tuple[str, ...], dict[int, str]](dict)
     below = dict[str, None]()
     for v in shown:

@@ -66,13 +66,14 @@
   }
 
   function scalars(pairs, ofLatents) {
-    return make("dl", { class: "metrics" }, pairs.map(([name, value]) => {
+    return make("dl", { class: "metrics" }, pairs.map(([name, value, low = null, high = null]) => {
       const last = name.split("/").at(-1);
       const text = value === null ? "–" : String(value);
       const shown = ofLatents && isLatent(last, text)
         ? make("a", { href: `#latent=${text}` }, text)
         : palinka.number(value);
-      return make("div", {}, make("dt", {}, words(name)), make("dd", { title: palinka.exactly(value) }, shown));
+      const interval = low === null ? null : palinka.interval(low, high, "");
+      return make("div", {}, make("dt", {}, words(name)), make("dd", { title: palinka.exactly(value) }, shown), interval);
     })); // prettier-ignore
   }
 

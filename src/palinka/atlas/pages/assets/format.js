@@ -31,6 +31,11 @@
       ? "no value"
       : Number(value.toPrecision(5)).toString().replace("-", MINUS);
 
+  /** An interval below its number. */
+  palinka.interval = (low, high, over) =>
+    palinka.make("dd", { class: "interval", title: `95 % interval${over}` },
+      `${palinka.number(low)} to ${palinka.number(high)}`); // prettier-ignore
+
   palinka.count = (value) => value.toLocaleString("en-US");
 
   /** "1 latent", "2 latents". */

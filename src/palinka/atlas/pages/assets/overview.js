@@ -4,11 +4,7 @@
   let page = null;
 
   function metric({ label, unit, value, low, high }) {
-    const interval =
-      low === null
-        ? null
-        : palinka.make("dd", { class: "interval", title: "95 % interval over documents" },
-            `${palinka.number(low)} to ${palinka.number(high)}`); // prettier-ignore
+    const interval = low === null ? null : palinka.interval(low, high, " over documents");
     return palinka.make(
       "div",
       {},

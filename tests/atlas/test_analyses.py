@@ -85,14 +85,15 @@ def test_an_evaluation_of_several_dictionaries_gives_columns_of_the_one_of_the_a
 
 
 def test_explanations_of_older_versions_have_no_intruder(tmp_path: Path) -> None:
-    score = {"value": 0.75, "low": 0.6, "high": 0.9, "n": 50}
+    score = {"value": 0.75, "low": 0.6, "high": 0.9, "n": 50, "missing": 5}
     latent = {"text": "rivers", "model": "m", "controls": {}, "detection": score, "fuzzing": score}
     value = {"metric": "detection", "value": 0.75, "low": None, "high": None, "method": "none: 1"}
     record = {"latent_dim": 3, "site": SITE, "sha256": "", "latents": {"1": latent}, "model": "m"}
     path = tmp_path / "explanations.json"
     path.write_text(json.dumps({**record, "values": [value], "excluded": {}}))
     found = read_explanations(path, 3, SITE)
-    assert [name for name, *_ in found.explanations[1]["scores"]] == ["detection", "fuzzing"]
+    numbers = [0.75, 0.6, 0.9, 50, 5]
+    assert found.explanations[1]["scores"] == [["detection", *numbers], ["fuzzing", *numbers]]
     assert found.columns["detection"].tolist()[1] == 0.75
 
 

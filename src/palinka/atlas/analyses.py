@@ -133,7 +133,7 @@ def read_explanations(path: Path, latents: int, site: str, checksum: str = "") -
         fault = f"{path} explains another dictionary, of {given[0]} latents of {given[1]}"
         raise InputError(f"{fault}; explain this one, of {latents} of {site}")
     columns = {name: np.full(latents, np.nan) for name in (*_SCORES, "tokens")}
-    explanations, numbers = {}, ("value", "low", "high", "n")
+    explanations, numbers = {}, ("value", "low", "high", "n", "missing")
     for latent, one in about:
         if one["text"]:
             scores = {n: one[n] for n in _SCORES if n in one} | one["controls"]

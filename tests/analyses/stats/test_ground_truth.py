@@ -85,6 +85,8 @@ def test_absorption_is_that_of_known_parents() -> None:
     absorbed = (s[:, 1] > 0) & (random.random(4000) < 0.5)
     missed = random.random(4000) < 0.1
     z[absorbed | missed, 0] = 0.0
+    z[:, 2] *= random.random(4000) < 0.7
+    z[absorbed, 1:3] = random.random((absorbed.sum(), 2)) < 0.3  # also of a child that is silent
     w = d.copy()
     w[5] = np.eye(9)[8]  # the parent 5 has no latent
     on = s[:, 0] > 0
@@ -92,7 +94,9 @@ def test_absorption_is_that_of_known_parents() -> None:
     rates = [(z[mask, 0] == 0).mean() for mask in (child, on & ~child)]
     found = known_absorption(z, s, w, d, parents)
     assert found["absorption"] == pytest.approx((rates[0] - rates[1]) / 2)  # 3 absorbs nothing
-    assert found["absorption_by_child"] == pytest.approx(rates[0] / 2)
+    by_child = ((z[:, 0] == 0) & ((z[:, 1] != 0) | (z[:, 2] != 0)))[child].mean()
+    assert found["absorbed_by_child"] == pytest.approx(by_child / 2)
+    assert by_child < rates[0]
     assert found["absorption_rated"] == pytest.approx(2 / 3)
     none = known_absorption(z, s, np.eye(9)[7:], d, parents)
     assert (np.isnan(none["absorption"]), none["absorption_rated"]) == (True, 0.0)

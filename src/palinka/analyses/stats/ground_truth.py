@@ -116,10 +116,9 @@ def known_absorption(
     """Measure how often children silence the latents of their parents.
 
     `absorption` is the share of rows without the parent's latent among those with the parent and a
-    child, less that among those with the parent alone; `absorption_by_child` the share of the
-    former rows where also the latent of an active child fires. Means over the parents with a
-    latent of their own, one to one with an |cosine| of at least 0.5; `absorption_rated` is their
-    share.
+    child, less that among those with the parent alone; `absorbed_by_child` the share of the former
+    rows where also the latent of a child fires. Means over the parents with a latent of their own,
+    one to one with an |cosine| of at least 0.5; `absorption_rated` is their share.
 
     Source:
         The effect of Chanin et al. (2024), arXiv 2409.14507, with parents that are known.
@@ -133,13 +132,13 @@ def known_absorption(
         alone = active[:, one] & ~with_child
         if not (with_child.any() and alone.any()):
             continue
-        silent, found = ~fires[:, main[one]], children[main[children] >= 0]
-        by_child = (silent[:, None] & fires[:, main[found]] & active[:, found]).any(axis=1)
+        silent = ~fires[:, main[one]]
+        by_child = silent & fires[:, main[children[main[children] >= 0]]].any(axis=1)
         difference = silent[with_child].mean() - silent[alone].mean()
         rates.append((difference, by_child[with_child].mean()))
     means = np.mean(rates, axis=0) if rates else (np.nan, np.nan)
     rated = len(rates) / len(candidates) if len(candidates) else np.nan
-    names = ("absorption", "absorption_by_child", "absorption_rated")
+    names = ("absorption", "absorbed_by_child", "absorption_rated")
     return dict(zip(names, map(float, (*means, rated)), strict=True))
 
 

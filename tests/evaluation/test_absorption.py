@@ -1,5 +1,6 @@
 """Absorption of first letters by dictionaries of a model that can spell, or cannot."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,9 @@ def test_a_model_that_cannot_spell_has_one_line(subject: Subject) -> None:
     assert note == "absorption not measured: 0 of 26 letters can be read here (F1 > .6)"
 
 
-def test_where_letters_can_be_read_dictionaries_and_controls_have_intervals(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def spelling(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> Subject:
+    """The same with activations from which first letters can be read."""
     ids, letters = _words(subject, 1000)
     random = np.random.default_rng(0)
     letter = random.normal(size=(128, 128))  # a direction of each letter's code
@@ -49,7 +50,34 @@ def test_where_letters_can_be_read_dictionaries_and_controls_have_intervals(
         return {site: torch.from_numpy(x + 0.5 * random.normal(size=x.shape)).float()}
 
     monkeypatch.setattr(subject.model, "read", read)
-    group = absorption(subject, words=1000)
+    return subject
+
+
+def test_the_norms_of_decoder_rows_do_not_matter(spelling: Subject) -> None:
+    one = spelling.dictionaries[0]
+    inner, scale = one.autoencoder, 10.0 ** torch.linspace(-1, 1, 64)
+
+    class Scaled:
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return inner.encode(x) * scale
+
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            return inner.decode(latents / scale)
+
+    rows = one.decoder / scale.numpy()[:, None]
+    other = replace(one, name="scaled", autoencoder=Scaled(), decoder=rows)
+    arrays = absorption(replace(spelling, dictionaries=(one, other)), words=1000).arrays
+    assert arrays["split_features/seed=0"].any()
+    for name in ("split_features", "absorption_fraction", "absorption_full"):
+        np.testing.assert_allclose(
+            arrays[f"{name}/scaled"], arrays[f"{name}/seed=0"], atol=1e-5, err_msg=name
+        )
+
+
+def test_where_letters_can_be_read_dictionaries_and_controls_have_intervals(
+    spelling: Subject,
+) -> None:
+    group = absorption(spelling, words=1000)
     assert "letters (" in group.notes[0]
     metrics = {"split_features", "absorption_fraction", "absorption_full"}
     assert {(m.metric, m.of, m.unit) for m in group.measurements} == {

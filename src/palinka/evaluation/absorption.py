@@ -96,7 +96,9 @@ def _of_letters(
 ) -> dict[str, Array]:  # fmt: skip
     """Metrics of one dictionary, `(letters,)` each; those by direction end in its name."""
     test, module = latents[~train], dictionary.autoencoder
-    main = main_latents(latents[train], labels[train], test, labels[~train])
+    # The order of weights depends on the scale of latents, which is that of rows of norm 1.
+    unit = latents * np.linalg.norm(dictionary.decoder, axis=1)
+    main = main_latents(unit[train], labels[train], unit[~train], labels[~train])
     none = torch.zeros_like(latents_of(module, torch.from_numpy(x[:1]).float()))
     origin = module.decode(none).double().cpu().numpy()
     scaling = getattr(module, "scaling", None)

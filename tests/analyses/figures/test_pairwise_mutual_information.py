@@ -97,6 +97,24 @@ def test_the_overview_has_a_panel_for_each_site(drawn, results, save):
     assert alone["means_by_site"].axes[1].get_xlabel() == "layer (blocks.i.attn.q)"
 
 
+def test_a_site_may_lack_a_condition_and_results_may_have_none(results, data):
+    comma, stop = CONDITIONS
+    means = {key: values.mean(axis=0) for key, values in data.items()}
+    some = {
+        key: results[key] for key in (f"hidden.1/{comma}", f"hidden.2/{comma}", f"hidden.2/{stop}")
+    }
+    found = overview(some, means={f"hidden.2/{comma}": means[f"hidden.2/{comma}"]})
+    assert "mean_activation" not in found
+    left = found["distributions"].axes[:6:2]
+    assert [axes.get_title(loc="left") for axes in left] == [comma, stop, "together"]
+    assert [[text.get_text() for text in axes.texts] for axes in left] == [["1", "2"], ["2"], ["2"]]
+    lines = {line.get_label(): line for line in found["means_by_site"].axes[1].lines}
+    assert list(lines[stop].get_xdata()) == [2]
+    alone = {f"hidden.{i}": f"hidden.{i}/{comma}" for i in (1, 2)}
+    of_sites = {site: results[key] for site, key in alone.items()}
+    assert overview(of_sites, means={site: means[key] for site, key in alone.items()})
+
+
 def test_distributions_and_means_come_by_condition_and_together(drawn, results):
     left = drawn["distributions"].axes[:6:2]
     assert [axes.get_title(loc="left") for axes in left] == [*CONDITIONS[::-1], "together"]

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
@@ -167,6 +168,8 @@ def test_every_token_has_its_color_and_its_text_and_none_is_markup():
     assert texts[:7] == ["latent $7$", "0", "10", "The", " plum", " $x_1^", "$"]
     assert {"<script>", "⟨U+202E⟩"} <= set(texts)
     boxes = [c for c in figure.axes[0].collections if isinstance(c, PolyCollection)]
+    as_tensor = text_heatmap(TOKENS, [Heatmap(torch.from_numpy(values))])  # type: ignore[arg-type]
+    assert [text.get_text() for text in as_tensor.axes[0].texts][1:3] == ["0", "10"]
     expected = Heatmap(values).cells(len(TOKENS))
     assert [to_hex(color) for color in boxes[0].get_facecolors()] == [c for c, _ in expected]
     assert to_hex(boxes[1].get_facecolors()[0]) == to_hex(mpl.colormaps["Blues"](1.0))

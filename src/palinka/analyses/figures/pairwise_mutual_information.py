@@ -1,6 +1,6 @@
 """Figures of pairwise mutual information."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -92,8 +92,9 @@ def overview(
     figures["comparison_by_site"] = _scatter_by_site(found)
     figures["distributions"] = _distributions(sites, label)
     figures["means_by_site"] = _means_by_site(sites, label, list(by_site.values()))
-    of_units = {c: np.asarray((means or {})[f"{middle}/{c}"]) for c in by_site[middle] if means}
-    if len(of_units) > 1:
+    of_site = _by_site_and_condition(means or {}, conditions).get(middle, {})
+    if len(of_site) > 1:
+        of_units = {condition: np.asarray(each) for condition, each in of_site.items()}
         first, second, *_ = of_units.values()
         every = [(np.ones(len(first), dtype=bool), "black", None)]
         named = style.extremes(np.abs(first), 2)
@@ -140,6 +141,12 @@ def _measured(results: Mapping[str, Result]) -> ByCondition:
     if len(pairs) > 1:
         pairs[TOGETHER] = tuple(map(np.concatenate, zip(*pairs.values(), strict=True)))
     return pairs
+
+
+def _conditions(results: Iterable[ByCondition]) -> list[str]:
+    """Conditions of any site, with all pairs together as the last."""
+    names = dict.fromkeys(name for pairs in results for name in pairs)
+    return sorted(names, key=TOGETHER.__eq__)
 
 
 def _at_one_site(
@@ -214,11 +221,11 @@ def _scatter_by_site(results: Mapping[str, ByCondition]) -> Figure:
     columns, most = (2, MAX_PANEL_POINTS) if len(results) > 1 else (1, style.MAX_POINTS)
     size = (style.WIDTH - 0.5) / columns, 2.2 / columns
     figure, panels = style.small_multiples(len(results), columns, size, (0.5, 1.0))
-    random = np.random.default_rng(0)
+    random, names = np.random.default_rng(0), _conditions(results.values())
     for axes, (site, pairs) in zip(panels, results.items(), strict=True):
         texts = []
-        for index, (name, measured) in enumerate(pairs.items()):
-            r = correlation_over_pairs(*measured)
+        for name, measured in pairs.items():
+            index, r = names.index(name), correlation_over_pairs(*measured)
             glyph = "all" if name == TOGETHER else style.GLYPHS[index % 6]
             texts.append(f"{glyph} {r:.2f}" if np.isfinite(r) else f"{glyph} none")
             if name != TOGETHER:
@@ -240,7 +247,7 @@ def _scatter_by_site(results: Mapping[str, ByCondition]) -> Figure:
 
 
 def _distributions(sites: Mapping[int, ByCondition], label: str) -> Figure:
-    names = list(next(iter(sites.values())))
+    names = _conditions(sites.values())
     layout: dict[str, Any] = {"nrows": len(names), "ncols": 2, "sharex": "col", "squeeze": False}
     figure, panels = style.new_figure(style.WIDTH, 1.5 + 1.3 * len(names), **layout)
     uniform = [[n for n, pairs in sites.items() if _is_uniform(pairs, m)] for m in (0, 1)]
@@ -254,6 +261,8 @@ def _distributions(sites: Mapping[int, ByCondition], label: str) -> Figure:
         edges = _bin_edges(low, high, **scaling)
         for axes, name in zip(column, names, strict=True):
             for number, pairs in curves.items():
+                if name not in pairs:
+                    continue
                 counts, _ = np.histogram(pairs[name][measure], bins=edges)
                 centers, share = (edges[1:] + edges[:-1]) / 2, counts / max(1, counts.max())
                 axes.plot(centers, share, color=colormaps["viridis"](scale(number)), linewidth=1.0)
@@ -283,20 +292,20 @@ def _means_by_site(
     sites: Mapping[int, ByCondition], label: str, results: Sequence[Mapping[str, Result]]
 ) -> Figure:
     figure, panels = style.new_figure(style.WIDTH, 4.0, nrows=2, sharex=True)
-    x = list(sites)
     for measure, axes in enumerate(panels):
-        for index, name in enumerate(sites[x[0]]):
-            values = [pairs[name][measure] for pairs in sites.values()]
+        for index, name in enumerate(_conditions(sites.values())):
+            x = [number for number, pairs in sites.items() if name in pairs]
+            values = [sites[number][name][measure] for number in x]
             means = [each.mean() for each in values]
             if name == TOGETHER:
                 axes.plot(x, means, ":", color="black", linewidth=1.0, label=name)
                 continue
             axes.plot(x, means, **style.look(index), label=name or "mean")
-            color, nulls = style.cycled(index), (of[name].null for of in results)
+            color, nulls = style.cycled(index), (of[name].null for of in results if name in of)
             chance = [null for null in nulls if null is not None]
             quarters = np.transpose([np.percentile(each, [25, 75]) for each in values])
             axes.fill_between(x, *quarters, color=color, alpha=0.18, lw=0)
-            if measure == 0 and chance:
+            if measure == 0 and len(chance) == len(x):
                 low, high = np.percentile(chance, MIDDLE, axis=1)
                 axes.fill_between(x, low, high, color=style.MUTED, alpha=0.3, lw=0)
                 shuffled = f"{name}, units shuffled".removeprefix(", ")

@@ -87,7 +87,8 @@ class Heatmap:
 
     def scale(self) -> tuple[str, NDArray[np.float64], str]:
         """The lowest and the highest value, and between them the colors of a bar, `(64, 3)`."""
-        low, high = np.min(self.values), np.max(self.values)
+        values = np.asarray(self.values, dtype=np.float64)
+        low, high = values.min(), values.max()
         below = " (below 0: gray)" if self.signed and low < 0 else ""
         return f"{low:.3g}{below}", self._shades(np.linspace(low, high, 64)), f"{high:.3g}"
 

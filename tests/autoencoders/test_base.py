@@ -249,7 +249,7 @@ def test_another_class_than_asked_for_and_damaged_or_missing_weights(folder: Pat
     path.unlink()
     assert "expected config.json + model.safetensors" in refusal(folder)
     assert "palinka.autoencoders.formats.load" in refusal(folder)
-    assert "SparseAutoencoderModule.load_from_checkpoint" in refusal(folder / "last.ckpt")
+    assert "load_from_checkpoint takes it, and palinka export" in refusal(folder / "last.ckpt")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

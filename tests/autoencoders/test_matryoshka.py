@@ -35,6 +35,8 @@ def test_the_papers_groups() -> None:
         ([0.5, 0.4], "sum to 1"),
         ([1.5, -0.5], "must be positive"),
         ([float("nan"), 1.0], "must be positive"),
+        (["half", "half"], "must be positive"),
+        ([], "must be positive"),
         ([0.01, 0.99], "a group of 8 latents empty"),
     ],
 )

@@ -101,3 +101,8 @@ def test_direct_effects_through_norms_of_what_is_written(
     assert np.isnan(found.data["direct"]["q"]).all()  # no linear path
     (none,) = ablation(Study(model, pairs), components=["q"], value="zero")
     assert none.data["direct"] is None
+
+
+def test_resampling_needs_a_prompt(study: Study) -> None:
+    with pytest.raises(InputError, match="repeats: 0 prompts to resample from; give 1 or more"):
+        next(ablation(study, value="resample", repeats=0))

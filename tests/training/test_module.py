@@ -226,7 +226,8 @@ def test_runs_that_cannot_be(
 def test_arguments_that_cannot_be() -> None:
     bad = {"sparsity_weight": -1.0, "decorrelation_weight": float("nan")}
     bad |= {"sparsity_warmup_steps": -1, "dead_after_tokens": 0, "auxiliary_k": 0}
-    for name, value in bad.items():
+    kinds = {"sparsity_weight": "0.1", "decorrelation_weight": True, "sparsity_warmup_steps": None}
+    for name, value in (*bad.items(), *kinds.items()):
         with pytest.raises(InputError, match=f"{name} must be"):
             module(**{name: value})
 

@@ -201,12 +201,15 @@ class Autoencoder(FullPrecisionState, ABC):
             where: A folder, or `owner/repository[/folder]` on the Hugging Face hub.
             revision: A branch, tag or commit on the hub.
         """
+        if str(where).endswith(".ckpt"):
+            module = "SparseAutoencoderModule.load_from_checkpoint takes it"
+            remedy = f"{module}, and palinka export --format palinka writes a folder"
+            raise InputError(f"{where} is a checkpoint, not a folder; {remedy}")
         try:
             folder, _, _ = files.find_folder(where, revision, {"palinka": OWN_FILES})
         except InputError as error:
-            hint = "files of other libraries are loaded by palinka.autoencoders.formats.load, and"
-            checkpoints = "checkpoints by SparseAutoencoderModule.load_from_checkpoint"
-            raise InputError(f"{error}; {hint} {checkpoints}") from error
+            hint = "files of other libraries are loaded by palinka.autoencoders.formats.load"
+            raise InputError(f"{error}; {hint}") from error
         return load(folder, cls)
 
     def push_to_hub(

@@ -35,7 +35,8 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
     ) -> None:  # fmt: skip
         super().__init__(input_dim, latent_dim, k, **settings)
         self.group_fractions = fractions = list(group_fractions)
-        if not min(fractions) > 0 or not math.isclose(sum(fractions), 1.0, rel_tol=1e-6):
+        numbers = all(isinstance(f, int | float) and f > 0 for f in fractions)
+        if not numbers or not math.isclose(sum(fractions), 1.0, rel_tol=1e-6):
             raise InputError(f"group_fractions must be positive and sum to 1, got {fractions}")
         self.prefixes = [round(end * self.latent_dim) for end in accumulate(fractions)]
         if any(start >= end for start, end in pairwise([0, *self.prefixes])):

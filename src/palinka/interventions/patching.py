@@ -76,6 +76,8 @@ def cells_of(
         window: Number of neighboring layers in one cell, around its own.
         units: The units of `neurons` or `latents`, a cell each, at all positions.
     """
+    if window < 1:
+        raise InputError(f"window: {window} layers in a cell; give 1 or more")
     if component in OF_SITE:
         return _of_site(study, component, value, units)
     if component not in COMPONENTS:

@@ -237,6 +237,8 @@ def _unit(direction: Tensor, like: Tensor) -> Tensor:
 
 def named_value(name: str, over: Over = "stimuli", repeats: int = 10, seed: int = 0) -> Value:
     """The value of a name: `zero`, `mean`, `median`, `scalar_mean` or `resample`."""
+    if repeats < 1:
+        raise InputError(f"repeats: {repeats} prompts to resample from; give 1 or more")
     known: dict[str, Value] = {"zero": Zero(), "mean": Mean(over=over), "median": Median(over=over)}
     known |= {"scalar_mean": ScalarMean(), "resample": Resample(repeats, seed)}
     if name not in known:

@@ -314,7 +314,9 @@ class Objective:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and not value >= 0:
+            if value is None and name == "auxiliary_weight":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise InputError(f"{name} must be at least 0, got {value!r}")
 
     def __call__(self, terms: LossTerms, step: int, sharding: Sharding = UNSHARDED) -> Losses:

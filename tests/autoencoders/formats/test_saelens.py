@@ -129,9 +129,9 @@ def test_what_cannot_be_read(
 @pytest.mark.parametrize(
     ("name", "tensor", "expected"),
     [
-        ("b_dec", torch.zeros(25), "'decoder_bias' is of shape (25,)"),
-        ("W_dec", torch.zeros(24, 64), "'decoder_weight' is of shape (24, 64)"),
-        ("W_enc", torch.zeros(0, 64), "is not a matrix"),
+        ("b_dec", torch.zeros(25), "'b_dec' of shape (25,); expected (24,)"),
+        ("W_dec", torch.zeros(24, 64), "'W_dec' of shape (24, 64); expected (64, 24)"),
+        ("W_enc", torch.zeros(0, 64), "'W_enc' of shape (0, 64), not a matrix"),
         ("W_enc", torch.zeros(24, 64, dtype=torch.complex64), "not a tensor of floating-point"),
         ("more", torch.zeros(1), "unexpected weight 'more'"),
     ],

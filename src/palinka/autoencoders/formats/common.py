@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from palinka.autoencoders.base import check_weights
 from palinka.errors import InputError, first_line, type_mismatch
 
 Kind = Literal["relu", "topk", "batch_topk", "jumprelu", "gated"]
@@ -88,12 +87,18 @@ def read_tensors(
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise InputError(f"{path}: {theirs!r} is not a tensor of floating-point numbers")
         tensors[name] = (tensor if name == ours else tensor.T).detach().float()
-    weight = tensors["encoder.weight"]
-    if weight.ndim != 2 or not weight.numel():
-        raise InputError(f"{path}: the encoder's weight, {tuple(weight.shape)}, is not a matrix")
-    shapes = {"encoder.weight": weight.shape, "decoder_weight": weight.shape}
-    shapes |= {"decoder_bias": weight.shape[1:], "batch_threshold": weight.shape[:0]}
-    check_weights({n: torch.empty(shapes.get(n, weight.shape[:1])) for n in tensors}, tensors, path)
+    size = tensors["encoder.weight"].shape
+    shapes = {"encoder.weight": size, "decoder_weight": size, "decoder_bias": size[1:]}
+    shapes["batch_threshold"] = size[:0]
+    for theirs, ours in keys.items():
+        held = f"{path} holds {theirs!r} of shape {tuple(found[theirs].shape)}"
+        if ours.startswith("encoder.weight") and (len(size) != 2 or 0 in size):
+            raise InputError(f"{held}, not a matrix")
+        name = ours.removesuffix(".T")
+        expected = shapes.get(name, size[:1])
+        if tensors[name].shape != expected:
+            fits = tuple(expected if name == ours else expected[::-1])
+            raise InputError(f"{held}; expected {fits}, as the encoder's weight has it")
     return tensors
 
 

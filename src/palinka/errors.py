@@ -225,7 +225,8 @@ def _choices(hint: Any) -> list[Any]:
 def compiled_with(**options: Any) -> Callable[[Loop], Loop]:
     """Compile a loop, with options of `numba.njit`, when it is first called with each type.
 
-    The machine code is cached, and loops release the interpreter lock.
+    The machine code is cached beside the source, or else in the user's cache directory, or in
+    `NUMBA_CACHE_DIR`. Loops release the interpreter lock.
     """
     from numba import njit
 

@@ -56,6 +56,7 @@ def test_latents_are_explained_and_an_atlas_shows_it(
     lines = [json.loads(line) for line in content.splitlines()]
     record = json.loads((output / "explanations.json").read_text())
     assert (len(record["latents"]), record["latent_dim"]) == (3, 256)
+    assert all(value["unit"] == ["latents"] for value in record["values"])
     texts = {latent: one["text"] for latent, one in record["latents"].items()}
     assert {line["index"]: line["description"] for line in lines} == texts
     assert not any(KEY.encode() in file.read_bytes() for file in output.rglob("*.json"))

@@ -281,7 +281,7 @@ def test_transformer_engines_and_some_callbacks_are_refused_and_slow_precisions_
 ) -> None:
     for kind in UNSUPPORTED:
         given = ["l1_unstructured"] * (kind is of_lightning.ModelPruning)
-        with pytest.raises(InputError, match=f"{kind.__name__} cannot work here: "):
+        with pytest.raises(InputError, match=f"{kind.__name__} cannot work here: .+; .+"):
             trainer(kind(*given))
     with pytest.raises(InputError, match=r"precision transformer-engine-float16 replaces layers"):
         trainer(precision="transformer-engine-float16")

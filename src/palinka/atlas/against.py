@@ -62,7 +62,10 @@ class Matches(NamedTuple):
 def match(
     a: NDArray[np.float32], b: NDArray[np.float32], covariance: NDArray[np.float64]
 ) -> Matches:
-    """Match the rows of two dictionaries by cosine, beside a null of flipped signs."""
+    """Match the rows of two dictionaries by cosine, beside a null of flipped signs.
+
+    `covariance` is that of the activations that they are directions of.
+    """
     draws = DRAWS if max(len(a), len(b)) <= MANY else DRAWS_OF_MANY
     found = latent_stability([a, b], covariance=covariance, draws=draws)
     partner, cosine = found.partner[0][:, 1], found.cosine[0][:, 1]

@@ -191,7 +191,8 @@ def explain(
         "settings": {**asked, "latents": latents}, "language_model": spec.language_model.name,
         "site": site, "latent_dim": module.autoencoder.latent_dim, "missing": missing,
         "sha256": checkpoint.sha256(path),
-        "excluded": excluded, "values": [vars(value) for value in values], "latents": found,
+        "excluded": excluded, "values": [{**vars(value), "unit": [*value.n]} for value in values],
+        "latents": found,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "explanations.json") as file:

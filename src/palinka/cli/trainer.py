@@ -41,13 +41,16 @@ SHORT = {
 }
 # Lightning's callbacks that cannot work here as documented, with the reason.
 UNSUPPORTED: dict[type[Callback], str] = {
-    pl_callbacks.BackboneFinetuning: "an autoencoder has no backbone",
-    pl_callbacks.BatchSizeFinder: "it would change what is trained",
-    pl_callbacks.LearningRateFinder: "the learning rate is an option of the optimizer",
-    pl_callbacks.ModelPruning: "it replaces a parameter by a product of weight and mask",
-    # Lightning-AI/pytorch-lightning #21752
-    pl_callbacks.SpikeDetection: "Lightning cannot load its state, so no run could resume; use"
-    " EarlyStopping with its divergence_threshold",
+    pl_callbacks.BackboneFinetuning: "an autoencoder has no backbone; freeze parts of it with a"
+    " BaseFinetuning",
+    pl_callbacks.BatchSizeFinder: "it would change what is trained, and tries sizes beyond the"
+    " training rows; compare some with --data.batch_size and --trainer.max_steps 3",
+    pl_callbacks.LearningRateFinder: "it cannot set the learning rate, an option of the optimizer;"
+    " compare some with --model.optimizer.lr and --trainer.max_steps 100",
+    pl_callbacks.ModelPruning: "it replaces a parameter by a product of weight and mask, which"
+    " is neither read nor kept at norm 1; a sparsity_weight makes latents sparse",
+    pl_callbacks.SpikeDetection: "Lightning cannot load its state, so no run could resume"
+    " (Lightning-AI/pytorch-lightning #21752); use EarlyStopping with its divergence_threshold",
 }
 
 

@@ -70,7 +70,7 @@ def _by_name(folder: Path, pattern: str) -> list[tuple[str, Path]]:
 
 
 class BundledSample(Corpus):
-    """More than 400,000 tokens of the bundled mini model, sampled from it."""
+    """More than 400,000 tokens sampled from the bundled mini model; text for other tokenizers."""
 
     def documents(self) -> Iterator[Document]:
         """Iterate over the texts between two end-of-text tokens."""

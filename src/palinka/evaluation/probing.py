@@ -55,7 +55,8 @@ def probing(
         tasks: `builtin`, `controls` or the names of single ones, CSV files with `prompt` and
             `target` (with `:value` for the positive target), `sae_probes:recommended` or
             `sae_probes:92_glue_sst2`.
-        k: Numbers of latents; default 1, 2, 5, 16 and 128, or those of the protocol.
+        k: Numbers of latents; default 1, 2, 5, 16 and 128, or those of the protocol, as far as
+            the dictionaries have as many.
         protocol: `palinka`, or for comparison with published numbers `sae_probes` or `saebench`,
             which have one split, no groups and no interval.
         selection: How latents are selected: `mean_difference`, `t`, `f` or `auc`.

@@ -35,9 +35,9 @@ SAMPLE = 4096
 class Representations(NamedTuple):
     """Representations of the items of a task, a row for each."""
 
-    dense: Matrix  # activations
-    latents: dict[str, Matrix]  # of each encoder
-    tokens: Matrix  # presence of token ids
+    dense: Matrix  # activations, (items, width)
+    latents: dict[str, Matrix]  # of each encoder, (items, latents)
+    tokens: Matrix  # presence of token ids, (items, ids)
     length: NDArray[np.int64]  # tokens of each text, or before a token
 
 
@@ -154,7 +154,7 @@ class RandomDictionary:
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Latents of activations."""
+        """Latents, `(…, latents)`, of activations, `(…, width)`."""
         x = x.to(self.dictionary)
         x = self.scaling(x) if self.scaling else x
         if self._threshold is None:
@@ -164,7 +164,7 @@ class RandomDictionary:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Activations of latents."""
+        """Activations, `(…, width)`, of latents, `(…, latents)`."""
         x = self._fresh.decode(latents)
         return self.scaling.inverse(x) if self.scaling else x
 

@@ -46,7 +46,8 @@ def selection(
         draws: Number of draws of knockoffs.
         simulations: Number of simulated labels that check the knockoffs.
         statistic: Penalty of the probes of knockoffs.
-        test: `ranks` of latents (Mann-Whitney), or the `frequency` of active ones.
+        test: Compares `ranks` of latents (Mann-Whitney), or the `frequency` of active ones by a
+            test of two proportions, with intervals (Newcombe) in the arrays.
         pooling: Over the tokens of a text: `last`, `mean` or `max`.
         items: Maximum number of items of a task.
         seed: Seed of items and draws.

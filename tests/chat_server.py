@@ -38,6 +38,7 @@ class Server:
         self.keys: set[str | None] = set()
         self.faults: list[str] = []
         self.answer = by_the_rule
+        self.retry_after = "0"
         self.url = ""
 
 
@@ -59,7 +60,7 @@ def serving() -> Iterator[Server]:
             usage = {"prompt_tokens": 100, "completion_tokens": 10}
             body = json.dumps({"choices": [answer], "usage": usage}).encode()
             self.send_response(int(fault) if fault.isdigit() else 200)
-            self.send_header("Retry-After", "0")
+            self.send_header("Retry-After", found.retry_after)
             self.send_header("Location", f"{found.url}/elsewhere")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

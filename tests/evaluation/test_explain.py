@@ -4,7 +4,9 @@ import json
 import math
 import re
 import sys
+import time
 import types
+from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -389,6 +391,22 @@ def test_an_answer_that_is_no_text_is_not_kept(tmp_path: Path, monkeypatch: Any)
         with pytest.raises(InputError, match=r"no whole answer \(TypeError\)"):
             Endpoint(server.url, "m", tmp_path).ask("Decide.", "Passage 1: x")
     assert not [*tmp_path.rglob("*.json")]
+
+
+def test_retries_wait_as_long_as_the_server_says(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(client, "FIRST_WAIT", 1.0)
+    date = formatdate(time.time() + 30, usegmt=True)
+    for after, expected in (
+        ("7", [7.0] * 5), ("999", [60.0] * 5), (date, [30.0] * 5), ("soon", [1.0, 2, 4, 8, 16]),
+    ):  # fmt: skip
+        waits = list[float]()
+        with serving() as server:
+            server.faults, server.retry_after = ["503"] * 6, after
+            asked = Endpoint(server.url, "m", tmp_path)
+            monkeypatch.setattr(asked._stopped, "wait", waits.append)
+            with pytest.raises(InputError, match=r"503 from 127\.0\.0\.1:\d+ 6 times"):
+                asked.ask("Decide.", "Passage 1: x")
+        assert waits == pytest.approx(expected, abs=3.0 if after == date else 0.0)
 
 
 def test_a_run_that_stops_resumes(items: list[Item], tmp_path: Path) -> None:

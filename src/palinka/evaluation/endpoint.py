@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
 from socket import gaierror
@@ -134,7 +135,17 @@ class Endpoint:
                 problem = f"no whole answer ({type(error).__name__})"
                 if isinstance(getattr(error, "reason", None), ConnectionRefusedError | gaierror):
                     raise InputError(f"explain: nothing answers at {self.host}") from None
-            wait = float(after) if after.isdigit() else FIRST_WAIT * 2**retry
-            self._stopped.wait(min(MAX_WAIT, wait))
+            if retry < RETRIES:
+                self._stopped.wait(min(MAX_WAIT, _seconds(after, FIRST_WAIT * 2**retry)))
         times = f"{RETRIES + 1} times"
         raise InputError(f"explain: {problem} from {self.host} {times}; run again to resume")
+
+
+def _seconds(retry_after: str, default: float) -> float:
+    """Seconds from a header that has them, or a date."""
+    if retry_after.isdigit():
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except ValueError:
+        return default

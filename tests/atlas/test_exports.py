@@ -1,12 +1,16 @@
 """What is written for SAEDashboard, Neuronpedia and delphi."""
 
 import gzip
+import importlib
 import json
 import re
+import runpy
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -279,6 +283,60 @@ def test_delphi_gives_every_activation_back(
     assert config["n_splits"] == len(bounds)
     (file,) = (tmp_path / "explanations").iterdir()
     assert (file.name, json.loads(file.read_text())) == ("h.3.mlp_latent7.txt", 'a "b"\n')
+
+
+@pytest.fixture
+def delphi(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Loader of delphi 0.1.3, with stubs for what needs other packages."""
+    if not (found := find_spec("delphi")) or not found.submodule_search_locations:
+        pytest.skip("delphi is not installed; pip install eai-delphi==0.1.3 --no-deps")
+    (root,) = found.submodule_search_locations
+
+    def stub(name: str, **names: Any) -> None:
+        module = ModuleType(name)
+        vars(module).update(names)
+        monkeypatch.setitem(sys.modules, name, module)
+
+    stub("delphi.latents", __path__=[f"{root}/latents"])
+    stub("delphi.config", ConstructorConfig=None, SamplerConfig=None)
+    stub("delphi.latents.constructors", constructor=None)
+    stub("delphi.latents.samplers", sampler=None)
+    stub("asyncer", asyncify=lambda function: function)
+    stub("jaxtyping", Float=Annotated, Int=Annotated)
+    stub("blobfile")
+    stub("orjson")
+    return importlib.import_module("delphi.latents.loader")
+
+
+def test_delphi_reads_what_is_written_for_it(
+    delphi: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(2)
+    dense = random.random((50, 64, 30)) * (random.random((50, 64, 30)) < 0.05)
+    dense[..., 4:13] = 0.0
+    monkeypatch.setattr(exports, "encode_contexts", lambda *_: dense.reshape(-1, 30))
+    module = SparseAutoencoderModule(KSparseAutoencoder(4, 30, k=2))
+    exports.write_delphi(tmp_path, delphi_data([70] * 50), module, SOURCE, "h.3.mlp", {})
+    settings = SimpleNamespace(non_activating_source="random")
+    dataset = delphi.LatentDataset(tmp_path / "latents", None, settings, tokenizer=object())
+    again = np.zeros(dense.shape, np.float16)
+    for buffer in dataset.buffers:
+        for one in buffer:
+            context, position, latent = one.activation_data.locations.T
+            assert set(latent.tolist()) == {one.latent.latent_index}
+            again[context, position, latent] = one.activation_data.activations
+    expected = np.where(dense > 1e-5, dense, 0.0).astype(np.float16)
+    np.testing.assert_array_equal(again, expected)
+    assert dataset.tokens.shape == (50, 64)
+    assert str(one.latent) == f"h.3.mlp_latent{one.latent.latent_index}"
+
+
+def test_saedashboard_reads_what_is_written_for_it(written: Any) -> None:
+    if not (found := find_spec("sae_dashboard")) or not found.submodule_search_locations:
+        pytest.skip("SAEDashboard is not installed; pip install sae-dashboard==0.8.0 --no-deps")
+    (root,) = found.submodule_search_locations
+    names = runpy.run_path(f"{root}/neuronpedia/neuronpedia_dashboard.py")
+    assert names["NeuronpediaDashboardBatch"](**written.batch).to_dict() == written.batch
 
 
 def test_delphi_rejects_what_it_cannot_hold(tmp_path: Path, monkeypatch: Any) -> None:

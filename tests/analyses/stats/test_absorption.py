@@ -1,8 +1,10 @@
 """Absorption against a plain transcription, and the latents of a concept."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
@@ -45,6 +47,35 @@ def test_absorption_is_that_of_a_plain_transcription(seed: int, count: int) -> N
     expected = [plain(*word, decoder, u, main) for word in zip(x, z, strict=True)]
     np.testing.assert_allclose(found.fraction, [one[0] for one in expected], rtol=1e-9)
     assert found.full.tolist() == [one[1] for one in expected]
+
+
+def test_absorption_is_that_of_saebench(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "sae_bench.evals.absorption.feature_absorption_calculator"
+    peer = pytest.importorskip(name).FeatureAbsorptionCalculator
+    torch, random = pytest.importorskip("torch"), np.random.default_rng(0)
+    decoder, u = random.normal(size=(24, 6)), random.normal(size=6)
+    decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
+    z = np.maximum(random.normal(size=(300, 24)), 0.0) * (random.random((300, 24)) < 0.3)
+    x = z @ decoder + 0.2 * random.normal(size=(300, 6))
+    x, z = x[x @ u > 0], z[x @ u > 0]  # what a probe finds
+    rows, latents = iter(torch.from_numpy(x).split(10)), iter(torch.from_numpy(z).split(10))
+    model = SimpleNamespace(
+        run_with_cache=lambda *_, **__: (None, {"blocks.0.hook_resid_post": next(rows)[:, None]})
+    )
+    sae = SimpleNamespace(
+        device="cpu", W_dec=torch.from_numpy(decoder), encode=lambda _: next(latents)
+    )
+    prompts = [SimpleNamespace(base="", word=str(at)) for at in range(len(x))]
+    monkeypatch.setattr(peer, "_build_prompts", lambda *_: prompts)
+    monkeypatch.setattr(peer, "_validate_prompts_are_same_length", lambda *_: None)
+    given = ([], torch.from_numpy(u), [3, 8], 0, False)
+    words = peer(model, [], word_token_pos=0).calculate_absorption(sae, *given).word_results
+    found = absorption(x, z, decoder, u, [3, 8])
+    fractions = [one.absorption_fraction for one in words]
+    np.testing.assert_allclose(found.fraction, fractions, atol=1e-6)
+    assert found.full.tolist() == [one.is_full_absorption for one in words]
+    assert found.full.any()
+    assert 0 < np.mean(found.fraction > 0) < 1
 
 
 def test_probes_are_those_of_scikit_learn_and_optimal() -> None:

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from palinka import analyses
 from palinka.analyses import figures
+from palinka.analyses import run as running
 from palinka.analyses.findings import Findings
 from palinka.analyses.logit_lens import LogitLens
 from palinka.analyses.reader import ActivationReader, Encoder
@@ -59,6 +60,17 @@ GED = {"analysis": "generalized_eigendecomposition"}
 
 def entry(analysis: str, stimuli: str | Path_fr, **changes: Any) -> AnalysisEntry:
     return replace(AnalysisEntry("some", analysis, stimuli, SITE), **changes)  # type: ignore[arg-type]
+
+
+def without_figures(patch: pytest.MonkeyPatch) -> None:
+    """Let analyses draw nothing but heatmaps."""
+    undrawn = {"draw": None, "overview": None}
+    patch.setattr(running, "find_analysis", lambda *name: find_analysis(*name)._replace(**undrawn))
+
+
+@pytest.fixture
+def figureless(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_figures(monkeypatch)
 
 
 def test_two_conditions_go_to_a_and_b(mini: ActivationReader, stimuli: Write) -> None:
@@ -149,6 +161,7 @@ def test_two_sites_go_to_x_and_y(
     assert ("scores" in findings.figures) == (len(parts) > 1)
 
 
+@pytest.mark.usefixtures("figureless")
 def test_groups_are_the_conditions(mini: ActivationReader, stimuli: Write) -> None:
     path = stimuli(kind="words", conditions=GROUPS)
     findings = run_analysis(entry("representational_similarity", path, sites=[Q, K]), mini)
@@ -227,6 +240,7 @@ def test_the_best_detector_is_drawn_first_and_alone_where_no_unit_has_a_score() 
     assert f", p {scored.p_value[scored.score.argmax()]:.3g} (rank 1)" in first
 
 
+@pytest.mark.usefixtures("figureless")
 def test_the_words_of_a_passage_are_exchanged(mini: ActivationReader, stimuli: Write) -> None:
     things = ["horse", "dog", "river", "bird", "bread", "salt", "sugar", "soup", "table", "house"]
     text = (
@@ -352,6 +366,7 @@ def test_an_analysis_in_a_file_is_found_beside_the_configuration(
             run_analysis(entry(name, beside), mini)
 
 
+@pytest.mark.usefixtures("figureless")
 def test_him_and_her_differ_where_labels_are_swapped_within_sentences(
     mini: ActivationReader, repository: Path
 ) -> None:
@@ -394,7 +409,10 @@ def test_what_is_found_at_one_of_several_sites_is_what_is_found_there_alone(
     sites = ["hidden.2", "blocks.3.mlp.pre"]  # of unlike widths
     several = run_analysis(replace(wanted, sites=sites), mini)
     for site in sites:
-        alone = run_analysis(replace(wanted, sites=site), mini)
+        with pytest.MonkeyPatch.context() as patch:
+            if site != sites[1]:
+                without_figures(patch)
+            alone = run_analysis(replace(wanted, sites=site), mini)
         for method in (Findings.scalars, Findings.arrays, Findings.tables):
             expected = {
                 name.removeprefix(f"{site}/"): found for name, found in method(alone).items()
@@ -409,6 +427,7 @@ def test_what_is_found_at_one_of_several_sites_is_what_is_found_there_alone(
         assert bool(drawn) == (site == sites[1])
 
 
+@pytest.mark.usefixtures("figureless")
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -562,7 +581,9 @@ def test_interventions_need_paired_stimuli(mini: ActivationReader, stimuli: Writ
         run_analysis(given, mini)
 
 
-def test_prompts_begin_as_the_contexts_of_the_fit(mini: ActivationReader, stimuli: Write) -> None:
+def test_prompts_begin_as_the_contexts_of_the_fit(
+    mini: ActivationReader, stimuli: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     module = SparseAutoencoderModule(KSparseAutoencoder(512, latent_dim=32, k=8)).eval()
     settings = {"components": ["latents"], "units": [*range(8)], "value": "zero"}
@@ -589,11 +610,13 @@ def test_prompts_begin_as_the_contexts_of_the_fit(mini: ActivationReader, stimul
     several = [torch.tensor([bos_id(mini.model.tokenizer), *ids]) for ids in items]
     losses = [cross_entropy(mini.model.logits(ids[None])[0, :-1], ids[1:]) for ids in several]
     assert found.clean == pytest.approx(float(torch.stack(losses).mean()), abs=1e-5)
+    without_figures(monkeypatch)
     expected = effects(stimuli=True)
     np.testing.assert_array_equal(effects(encoder=True), expected)
     assert np.abs(effects() - expected).max() > 1e-3
 
 
+@pytest.mark.usefixtures("figureless")
 def test_units_of_an_earlier_finding_are_patched(mini: ActivationReader, stimuli: Write) -> None:
     frames = stimuli(kind="contrast", targets=TARGETS, frames=FRAMES)
     chosen = run_analysis(replace(entry("unit_tuning", frames), name="tuning"), mini)
@@ -606,6 +629,7 @@ def test_units_of_an_earlier_finding_are_patched(mini: ActivationReader, stimuli
     assert findings.results[""].axes == {"neurons": axes}
 
 
+@pytest.mark.usefixtures("figureless")
 def test_units_of_one_sign_are_only_those(mini: ActivationReader, stimuli: Write) -> None:
     chosen = run_analysis(
         entry("unit_tuning", stimuli(kind="contrast", targets=TARGETS, frames=FRAMES)), mini
@@ -639,6 +663,7 @@ def test_units_are_not_lesioned_where_they_were_selected(
         run_analysis(given, mini, {"tuning": same})
 
 
+@pytest.mark.usefixtures("figureless")
 def test_units_are_selected_on_every_second_template(
     mini: ActivationReader, stimuli: Write
 ) -> None:

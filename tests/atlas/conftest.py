@@ -63,13 +63,15 @@ def synthetic_facts(
     activations = counter.result()
     directions = random.standard_normal((latents, 8)).astype(np.float32)
     order = random.permutation(latents)
-    matches = match(directions, directions[order], np.eye(8))
-    other = Against("other.ckpt", matches, activations, density[order])
+    other = None
+    if against:
+        matches = match(directions, directions[order], np.eye(8))
+        other = Against("other.ckpt", matches, activations, density[order])
     histogram = HistogramCounter(latents)
     histogram.add(batch.astype(np.float32))
     return LatentFacts(
         report, histogram.result(), top, bands, 3, dict(enumerate(tokens)), 12345,
-        activations, np.linalg.norm(directions, axis=1), 20.0, other if against else None,
+        activations, np.linalg.norm(directions, axis=1), 20.0, other,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Tokens as text, and text as token ids."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from palinka.errors import InputError
@@ -63,11 +64,7 @@ def token_bytes(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> lis
     `tokenizer.decode` would put U+FFFD for a part of a character, and some tokenizers drop the
     space before a lone token.
     """
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    # Byte-level vocabularies write every byte as a printable letter.
-    letters = bytes_to_unicode()  # type: ignore[no-untyped-call]
-    byte_of = {letter: byte for byte, letter in letters.items()}
+    byte_of = _bytes_of_letters()
     named = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
     byte_level = "ByteLevel" in repr(tokenizer.backend_tokenizer.decoder)
 
@@ -82,3 +79,12 @@ def token_bytes(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> lis
         return token.replace("▁", " ").encode()
 
     return list(map(to_bytes, ids, tokenizer.convert_ids_to_tokens(list(ids))))
+
+
+@cache
+def _bytes_of_letters() -> dict[str, int]:
+    """The byte that each letter of byte-level vocabularies, all of them printable, stands for."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    letters = bytes_to_unicode()  # type: ignore[no-untyped-call]
+    return {letter: byte for byte, letter in letters.items()}

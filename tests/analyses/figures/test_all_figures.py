@@ -6,6 +6,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from palinka import analyses
 from palinka.analyses import figures
@@ -79,12 +81,27 @@ def name(request):
     return request.param
 
 
+def state():
+    """What figures could leave behind."""
+    generator = np.random.get_state()[1].tolist()  # noqa: NPY002
+    return dict(mpl.rcParams), plt.get_fignums(), generator
+
+
+@pytest.fixture(scope="module")
+def whole(name):
+    """Figures with permutations and context, their result, and what it and the state were."""
+    before = state()
+    result, context = finding(name, permutations=9)
+    arrays = {key: array.copy() for key, array in result.arrays().items()}
+    drawn = getattr(figures, name)(result, **context)
+    return drawn, result, arrays, before, state()
+
+
 @pytest.fixture(scope="module", params=["bare", "with permutations and context"])
 def drawn(name, request):
     if request.param == "bare":
         return getattr(figures, name)(finding(name)[0])
-    result, context = finding(name, permutations=9)
-    return getattr(figures, name)(result, **context)
+    return request.getfixturevalue("whole")[0]
 
 
 def texts_of(axes):
@@ -103,36 +120,31 @@ def test_every_figure_has_a_name_a_caption_and_labeled_panels_and_can_be_saved(d
         for axes in figure.axes:
             assert not axes.axison or texts_of(axes), f"a panel of {key} has no label and no title"
         png, svg = io.BytesIO(), io.BytesIO()
-        figure.savefig(png, format="png", dpi=50)
+        figure.dpi = 50
+        FigureCanvasAgg(figure).print_png(png)  # once, where `savefig` would draw it twice
         figure.set_layout_engine("none")  # all is in its place by now
-        figure.savefig(svg, format="svg")
+        FigureCanvasSVG(figure).print_svg(svg)
         assert png.getvalue().startswith(b"\x89PNG"), key
         assert ElementTree.fromstring(svg.getvalue()).tag.endswith("svg"), key
         assert max(figure.get_size_inches()) <= 40, key  # small enough for a page
     assert len({figure.get_label() for figure in drawn.values()}) == len(drawn)
 
 
-def test_leaves_nothing_behind(name):
-    settings, open_figures = dict(mpl.rcParams), plt.get_fignums()
-    state = np.random.get_state()[1].tolist()  # noqa: NPY002
-    result, context = finding(name, permutations=9)
-    before = {key: array.copy() for key, array in result.arrays().items()}
-    getattr(figures, name)(result, **context)
-    assert dict(mpl.rcParams) == settings
-    assert plt.get_fignums() == open_figures
-    assert np.random.get_state()[1].tolist() == state  # noqa: NPY002
+def test_leaves_nothing_behind(whole):
+    _, result, arrays, before, after = whole
+    assert after == before
     for key, array in result.arrays().items():
-        np.testing.assert_array_equal(array, before[key])
+        np.testing.assert_array_equal(array, arrays[key])
 
 
-def test_an_overview_draws_several_results(name):
+def test_an_overview_draws_several_results(name, whole, save):
     module = inspect.getmodule(getattr(figures, name))
     if not hasattr(module, "overview"):
         pytest.skip("draws every result on its own")
-    result, _ = finding(name, permutations=9)
+    _, result, *_ = whole
     sites = {f"hidden.{layer}": result for layer in range(3)}
     overview = module.overview(sites, conditions=("first", "second"))
     assert overview
     for figure in overview.values():
-        figure.savefig(io.BytesIO(), format="png")
+        save(figure)
         assert all(texts_of(axes) for axes in figure.axes if axes.axison)

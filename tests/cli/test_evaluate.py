@@ -1,4 +1,6 @@
+import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,10 @@ from palinka.__main__ import main
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.autoencoders.formats import Provenance
 from palinka.cli.convert import write_checkpoint
+from palinka.cli.evaluate import evaluate
+from palinka.evaluation.probing import probing
+from palinka.evaluation.selection import selection
+from palinka.evaluation.stability import stability
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 SIZES = {"context_length": 32, "train_tokens": 128, "validation_tokens": 640, "batch_size": 64}
@@ -88,16 +94,18 @@ def test_an_imported_dictionary_and_what_cannot_be_evaluated(workspace: Path, re
         ("--ckpt_path last", "no complete checkpoint below lightning_logs; fit one first"),
         ("--ckpt_path here.ckpt", "trained with site blocks.2.mlp.pre"),
         (f"{fitting} --metrics [coer]", "metrics: there is no group 'coer' (did you mean 'core'?)"),
-        (f"{fitting} --metrics core --tasks x.csv", "tasks: of no use for core; give --metrics"),
-        (f"{fitting} --metrics [core] --stability.force true", "stability: of no use for core;"),
+        (f"{fitting} --metrics core --tasks x.csv", "tasks: not an option of core; give --metrics"),
+        (f"{fitting} --metrics [core] --stability.force true", "stability: not an option of core;"),
+        (f"{fitting} --metrics [controls]", "no group 'controls'; give --control permuted"),
+        (f"{fitting} --metrics [explain]", "no group 'explain'; see `palinka explain --help`"),
         (f"{fitting} --probing.protocol x", "probing.protocol is 'x'; expected 'palinka' or 'sae_"),
         (f"{fitting} --margin=-1", "margin is -1; give a size, 0 or above"),
-        (f"{fitting} --control_ckpt_path x", "control_ckpt_path: of no use without --control;"),
+        (f"{fitting} --control_ckpt_path x", "control_ckpt_path needs --control, the mode that"),
         (  # before anything is measured
             f"{fitting} --against far.ckpt --control permuted",
             "control permuted: the checkpoint was imported and its recipe is not known; give",
         ),
-        (f"{fitting} --against here.ckpt", "against: here.ckpt is also the checkpoint to compare"),
+        (f"{fitting} --against here.ckpt", "against: here.ckpt is the checkpoint of --ckpt_path;"),
         (
             f"{fitting} --against far.ckpt",
             "against: far.ckpt reads blocks.1.resid of width 256, here.ckpt reads blocks.2.mlp.pre "
@@ -109,6 +117,14 @@ def test_an_imported_dictionary_and_what_cannot_be_evaluated(workspace: Path, re
     assert main(["evaluate", *fitting.split(), "--metrics", "[core]", "--quiet"]) == 0
     found = record(workspace / "analyses" / "here")
     assert [(d["name"], d["seed"]) for d in found["dictionaries"]] == [("here", None)]
+
+
+def test_the_help_names_the_options_of_every_group() -> None:
+    _, _, listed = str(evaluate.__doc__).partition("Args:")
+    for name, group in (("probing", probing), ("stability", stability), ("selection", selection)):
+        (text,) = re.findall(rf"\n        {name}: (.*?)(?=\n {{8}}\w|\Z)", listed, re.DOTALL)
+        options = {*inspect.signature(group).parameters} - {"subject", "tasks"}
+        assert options <= {*re.findall(r"`(\w+)`", text)}
 
 
 CONTROLLED = {

@@ -206,6 +206,9 @@ def test_recipes_are_compared_and_written(subject, group, tmp_path):
     assert "10 documents, 3 seeds" in text
     assert "| a0" not in text
     assert text.count(fvu["remark"]) == 1
+    headline = fvu["remark"].partition(". ")[0].removesuffix(".")
+    assert text.splitlines()[2] == f"**{headline}.**", "before any number"
+    assert record["notes"][0] == f"{headline}."
     assert {note for c in only_fvu(subject, group) for note in [c["note"]]} == {fvu["note"]}
     only = evaluation_findings(subject, {"core": group}, {}, against=["a"]).record["comparisons"]
     assert {(c["a"], c["b"]) for c in only} == {("b", "a")}

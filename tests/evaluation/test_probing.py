@@ -82,9 +82,34 @@ def test_contributions_of_a_document_to_several_tasks_add_up() -> None:
         Task(name, np.ones(3, bool), np.array(own), is_control=name == "parity")
         for name, own in documents.items()
     ]
-    _, (mean, _) = _measure("a", tasks, probes, 0, 4)
+    _, (mean, sample) = _measure("a", tasks, probes, 0, 4)
+    assert (mean.is_compared, sample.is_compared) == (True, False), "of two tasks"
     assert mean.influence is not None
     np.testing.assert_allclose(mean.influence, [0.5, 6.0, 11.5, 15.0])
+
+
+def test_matched_tasks_and_selectivity_by_their_definitions() -> None:
+    empty, probes, tasks = np.empty(0), dict[str, Any](), list[Task]()
+    auc = {"late": 0.7, "negated": 0.8, "plural": 0.9, "past": 1.0, "random_word": 0.6}
+    auc |= {f"more {number}": 0.75 for number in range(4)}
+    random = np.random.default_rng(0)
+    for name, value in auc.items():
+        scores, influence = np.array([value]), random.standard_normal((1, 3))
+        probe = SparseProbe((4,), scores, empty, empty, influence, empty, empty)  # type: ignore[arg-type]
+        probes[name] = {"a": probe}
+        is_control = name == "random_word"
+        tasks.append(Task(name, np.ones(3, bool), np.arange(3), is_control=is_control))
+    found = {m.metric: m for m in _measure("a", tasks, probes, 0, 4)[1]}
+    of = {name: probe["a"].influence[0] for name, probe in probes.items()}
+    assert found["auc_matched"].value == pytest.approx(0.75)
+    assert found["auc_matched"].count == 2
+    expected = (of["late"] + of["negated"]) / 2
+    np.testing.assert_allclose(found["auc_matched_given_tasks"].influence, expected)
+    assert found["selectivity"].value == pytest.approx(found["auc"].value - 0.6)
+    mean = np.mean([own for name, own in of.items() if name != "random_word"], axis=0)
+    np.testing.assert_allclose(found["selectivity"].influence, mean - of["random_word"])
+    compared = [name for name, one in found.items() if one.is_compared]
+    assert compared == ["auc", "auc_matched_given_tasks", "selectivity"], "8 tasks, and 2 matched"
 
 
 def test_one_task_stands_for_the_mean_and_documents_may_be_too_few(subject: Subject) -> None:
@@ -146,9 +171,10 @@ def test_values_of_all_k_are_in_one_row(found: Group) -> None:
 
 def test_the_printed_summary_has_headlines_and_reasons_below_its_table() -> None:
     reason = "none: a resample has fewer tokens, on which more latents look dead"
+    control = [Value("dead", "a on text", 9.0), Value("dead_gap", "a", -6.0)]
     values = [
         Value("dead", "a", 3.0, n={"tokens": 9}, method=reason),
-        Value("k_for_dense", "a", np.nan, method="none: no k up to 128"),
+        Value("k_for_dense", "a", np.nan, method="none: > 128"),
         Value("auc_minus_units", "a", 0.1, 0.0, 0.2),
         Value("auc", "a", 0.7, 0.6, 0.8),
         Value("auc", "a", 0.9, 0.8, 1.0, task="past"),
@@ -156,12 +182,20 @@ def test_the_printed_summary_has_headlines_and_reasons_below_its_table() -> None
     whole = summary(Evaluation(tuple(values)))
     assert max(len(line) for line in whole.splitlines()) < 100
     assert "\nNo interval of dead: a resample has fewer tokens, on which more" in whole
-    assert "| k_for_dense     | a  | \N{EN DASH}     | no k up to 128 |" in whole
+    assert "| k_for_dense     | a  | \N{EN DASH}     | > 128 " in whole
     assert "past" in whole
     short = summary(Evaluation(tuple(values)).headlines())
     assert [line.split()[1] for line in short.splitlines() if line.startswith("|")][2:] == [
         "dead", "k_for_dense", "auc",
     ]  # fmt: skip
+    beside = summary(Evaluation((*values, *control))).splitlines()
+    named = [line.split()[1] for line in beside if line.startswith("|")][2:]
+    assert named[:4] == ["dead", "dead", "dead_gap", "k_for_dense"]
+    few = [Value("auc", "a", 0.5, 0.0, 1.0, {"tasks": 2}), Value("auc_given_tasks", "a", 0.5)]
+    printed = [v.metric for v in Evaluation((*values[:1], *few)).headlines().values]
+    assert printed == ["dead", "auc_given_tasks"]
+    many = [replace(few[0], n={"tasks": 8}), few[1]]
+    assert [v.metric for v in Evaluation(tuple(many)).headlines().values] == ["auc"]
     null = Value("auc", "shuffled_labels", 0.5, 0.4, 0.6)
     assert "auc past" in summary(Evaluation((null, values[-1])).headlines())
 
@@ -277,7 +311,8 @@ def test_a_corpus_without_enough_tokens_has_no_tasks(subject: Subject) -> None:
     ("options", "message"),
     [
         ({"k": [128]}, "k is 128, the dictionary has 64 latents; give a smaller k"),
-        ({"tasks": ["genders"], "k": [1]}, "tasks: genders is not a task"),
+        ({"tasks": ["genders"], "k": [1]}, r"genders is not a task \(did you mean 'gender'\?\);"),
+        ({"tasks": ["buitlin"], "k": [1]}, r"buitlin is not a task \(did you mean 'builtin'\?\);"),
         ({"tasks": ["missing.csv"], "k": [1]}, "missing.csv does not exist"),
         ({"tasks": ["gender"], "k": [1], "protocol": "saebench"}, "takes texts"),
         ({"protocol": "saebench", "items": 9, "seed": 1}, "saebench takes no items or seed; leave"),

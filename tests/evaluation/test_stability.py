@@ -91,7 +91,8 @@ def test_shared_latents_reappear_and_the_others_are_ablated(
 def test_untied_encoders_are_compared(subject: Subject) -> None:
     pair = tuple(dictionary(seed, tied=False) for seed in range(2))
     group = stability(replace(subject, dictionaries=pair), null="untrained", floor=0.9)
-    assert "at least 0.9, which 0 % have by chance" in group.notes[-1]
+    expected = "at least 0.9, which 0 % have by chance; pairs below 0.9 are not matched; 29 dead"
+    assert expected in group.notes[-1]
     values = {value.metric: value for value in group.values}
     assert values["stability_encoder_cosine"].value == pytest.approx(1.0, abs=0.05)
     assert values["stability_share"].n == {"latents": LATENTS}
@@ -141,9 +142,15 @@ def test_one_seed_leaves_a_note(subject: Subject) -> None:
     assert alone.notes == [
         "stability: one seed only; train more with model.variants {seed: [0, 1, 2, 3, 4]}"
     ]
-    others = [replace(subject.dictionaries[1], recipe="narrow"), subject.dictionaries[0]]
-    two = replace(subject, dictionaries=tuple(others))
-    assert "narrow, wide differ in more than the seed" in stability(two).notes[0]
+    one = subject.dictionaries[0]
+    two = replace(subject, dictionaries=(replace(subject.dictionaries[1], recipe="narrow"), one))
+    remedy = "say --stability.force true"
+    alike = "narrow and wide are of one class and shape, but not known to be one recipe"
+    assert stability(two).notes == [*alone.notes, f"stability: {alike}; {remedy}"]
+    other = replace(one, autoencoder=KSparseAutoencoder(512, 64, k=8), recipe="b")
+    unequal = "wide and b differ in latent_dim and k, not in seed alone"
+    found = stability(replace(subject, dictionaries=(one, other)))
+    assert found.notes[1:] == [f"stability: {unequal}; {remedy}"]
     assert stability(two, force=True).values[0].of == "all dictionaries"
 
 

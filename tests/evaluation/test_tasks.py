@@ -217,6 +217,8 @@ def test_copies_are_removed_and_texts_with_two_labels_dropped(tmp_path: Path) ->
         ([{"text": "a", "label": "b"}], None, "columns text, label; expected prompt"),
         (rows_of(["a", "b", "c"], ["a", "b", "c"]), None,
          r"target has 3 values \(a, b, c\); name the positive one with my.csv:a"),
+        ([], None, "my.csv has no rows; expected some with a prompt and a target"),
+        (rows_of(["a", "b"], ["x", "x"]), None, "every target is 'x'; a task needs two values"),
         (rows_of(["a", "b"], ["no", "yes"]), "yse", r"never 'yse' \(did you mean 'yes'"),
         (rows_of([f"t {i}" for i in range(400)], ["1"] * 31 + ["0"] * 369), None,
          "31 positives after removing copies; a task needs at least 100"),

@@ -32,6 +32,10 @@ from palinka.training.callbacks.checkpoints import FOLDER
 # Modules of `palinka.evaluation`, each with a function of its name.
 GROUPS = ("core", "probing", "stability", "recovery", "selection", "absorption")
 DEFAULT = ("core", "probing", "stability")
+ELSEWHERE = {
+    "controls": "; give --control permuted",
+    "explain": "; see `palinka explain --help`",
+}
 SEED = re.compile(r"(?:^|,)seed=(\d+)")
 
 
@@ -72,22 +76,25 @@ def evaluate(
         metrics: Groups of metrics: `core`, `probing`, `stability`, `selection` and `absorption`;
             default `[core,probing,stability]`.
         tasks: Tasks of probing and selection: `builtin`, `controls`, names of single
-            ones, or CSV files with the columns `prompt` and `target`.
+            ones, CSV files with the columns `prompt` and `target`, `sae_probes:recommended` or
+            `sae_probes:NAME`; default `[builtin,controls]` of probing, `[builtin]` of selection.
         control: Train the recipe on a control of the language model, too, unless that is done,
             and give every metric beside it: `permuted`, `gaussian` or `initial` weights, `tokens`
             in random order, random `embeddings`, or `coordinates` of activations in random order.
         control_ckpt_path: A checkpoint or run that was trained on the control.
         margin: Size below which differences do not matter.
         output: A folder for `evaluation/`; default that of the run.
-        probing: Further arguments of `palinka.evaluation.probing`, such as `protocol`.
-        stability: Further arguments of `palinka.evaluation.stability`, such as `force`.
-        selection: Further arguments of `palinka.evaluation.selection`, such as `q`.
+        probing: `k`, `protocol` (`palinka`, `sae_probes` or `saebench`), `selection`, `pooling`,
+            `items`, `shuffles`, `penalty` and `seed` of probes.
+        stability: `force` (all dictionaries are one recipe), `null`, `floor` and `seed` of it.
+        selection: `q`, `draws`, `simulations`, `statistic`, `test`, `pooling`, `items` and `seed`
+            of it.
     """
     ignore_warnings(tips=True)
     if margin < 0:
         raise InputError(f"margin is {margin:g}; give a size, 0 or above")
     if control_ckpt_path and not control:
-        raise InputError("control_ckpt_path: of no use without --control; say which control it is")
+        raise InputError("control_ckpt_path needs --control, the mode that it was trained on")
     metrics, tasks = ([each] if isinstance(each, str) else each for each in (metrics, tasks))
     options = {"tasks": tasks} if tasks is not None else {}
     named = {"probing": probing, "stability": stability, "selection": selection}
@@ -95,7 +102,7 @@ def evaluate(
     groups = _groups(metrics, options, further)
     mine, theirs = _found(ckpt_path), _found(against) if against else []
     if {one.path.resolve() for one in mine} & {one.path.resolve() for one in theirs}:
-        raise InputError(f"against: {against} is also the checkpoint to compare; give another one")
+        raise InputError(f"against: {against} is the checkpoint of --ckpt_path; give another one")
     if {name for one in mine for name in one[1:3]} & {name for one in theirs for name in one[1:3]}:
         run = theirs[0].run if theirs[0].run != mine[0].run else "against"
         prefixed = ((x, x.recipe if x.recipe == run else f"{run}/{x.recipe}") for x in theirs)
@@ -181,7 +188,8 @@ def _groups(
     groups, taken = {}, set[str]()
     for name in metrics or DEFAULT:
         if name not in GROUPS:
-            raise InputError(f"metrics: there is no group {name!r}{did_you_mean(name, GROUPS)}")
+            hint = ELSEWHERE.get(name, did_you_mean(name, GROUPS))
+            raise InputError(f"metrics: there is no group {name!r}{hint}")
         if name == "recovery":
             fault = "these activations come from a language model"
             raise InputError(f"{name}: {fault}; true directions are known of synthetic data only")
@@ -195,7 +203,7 @@ def _groups(
         own = {n: v for n, v in shared.items() if n in takes} | further.get(name, {})
         groups[name], taken = (group, own), taken | own.keys() | {name}
     if unused := (shared.keys() | further.keys()) - taken:
-        given = f"{', '.join(sorted(unused))}: of no use for {', '.join(groups)}"
+        given = f"{', '.join(sorted(unused))}: not an option of {', '.join(groups)}"
         raise InputError(f"{given}; give --metrics that take it, or leave it out")
     return groups
 

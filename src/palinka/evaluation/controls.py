@@ -53,10 +53,12 @@ def controls(
     unbeaten: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     panels: dict[str, list[Row]] = defaultdict(list)
 
-    def judge(own: Value, value: Value, gap: Value, seeds: Sequence[Sequence[float]]) -> None:
+    def judge(
+        own: Value, value: Value, gap: Value, seeds: Sequence[Sequence[float]], is_claim: bool
+    ) -> None:
         """Keep a control's value and the gap to it, and whether the gap is a gain."""
         values.extend([value, gap])
-        if own.of not in recipes:  # a baseline
+        if own.of not in recipes or not is_claim:  # a baseline, or the same in other words
             return
         if not value.task and value.metric in BETTER:
             title = value.metric if value.k is None else f"{value.metric}, k = {value.k}"
@@ -74,7 +76,8 @@ def controls(
         for recipe in [name for name in mine[key] if name in theirs[key]]:
             pair = mine[key][recipe], theirs[key][recipe]
             found = gap_to_control(*pair, recipe, f"{recipe} on {label}", seeds)
-            judge(*found, [[one.value for one in each] for each in pair])
+            seeds_of = [[one.value for one in each] for each in pair]
+            judge(*found, seeds_of, pair[0][0].is_compared)
     own_kind = {(v.metric, v.of, v.task, v.k): v for v in _values(of_control)}
     for value in _values(groups):
         other = own_kind.get((value.metric, value.of, value.task, value.k))
@@ -86,17 +89,16 @@ def controls(
                 value, metric=f"{value.metric}_gap", value=size, low=size - below,
                 high=size + above, method=gap_method("difference of independent values", below),
             )  # fmt: skip
-            judge(value, replace(other, of=f"{other.of} on {label}"), gap, [(), ()])
+            judge(value, replace(other, of=f"{other.of} on {label}"), gap, [(), ()], True)
     weak = {
         recipe: ", ".join(
             f"{name} (k = {', '.join(ks)})" if ks else name for name, ks in of.items()
         )
         for recipe, of in unbeaten.items()
     }
-    notes = [f"{recipe} is no better than {label}: {names}" for recipe, names in weak.items()]
     counts = Counter(one.recipe for one in control.dictionaries)
-    if few := [name for name, n in counts.items() if n < 2]:
-        notes.append(f"one control seed of {', '.join(few)}: a gap needs at least 2")
+    few = [name for name, n in counts.items() if n < 2]
+    notes = [f"one control seed of {', '.join(few)}: a gap needs at least 2"] * bool(few)
     weak = {recipe: f"{label} in {names}" for recipe, names in weak.items()}
     figures = forest(panels, name="control")
     return Group(values=values, figures=figures, notes=notes, weak=weak, bands=spanned(beside))
@@ -120,7 +122,6 @@ def beside_random(
                 notes.append(f"{label} has an L0 of {value.value:.3g}, {recipe} {mine.value:.3g}")
         if worse:
             weak[recipe] = f"the dictionary at initialization in {', '.join(worse)}"
-            notes.append(f"{recipe} is no better than {weak[recipe]}")
     bands = spanned(one for one in values if one.of.startswith(RANDOM))
     return Group(values=values, notes=notes, weak=weak, bands=bands)
 

@@ -20,16 +20,24 @@ from palinka.evaluation.representations import (
     random_dictionaries,
     read_tasks,
 )
-from palinka.evaluation.tasks import Task, find_tasks
-from palinka.evaluation.values import Array, Group, Measurement, Subject, Value, value_of
+from palinka.evaluation.tasks import MATCHED, Task, find_tasks
+from palinka.evaluation.values import (
+    MANY_TASKS,
+    Array,
+    Group,
+    Measurement,
+    Subject,
+    Value,
+    value_of,
+)
 
 SHUFFLED = "shuffled_labels"
 SINGLE = frozenset({"dense", "tokens_all", "length"})  # baselines without a number of columns
-# Tasks from which they are taken as a sample of tasks in comparisons.
-MANY_TASKS = 8
 # What a dictionary may lack of the dense probe.
 NEAR_DENSE = 0.01
-METHOD = "clustered DeLong, mean of 5 halves, on the log-odds scale"
+OVER_HALVES = "clustered DeLong, mean of 5 halves"
+METHOD = f"{OVER_HALVES}, on the log-odds scale"
+LOOKUP = "random_word"
 ONE = "none: the AUC is 1 in every half, which leaves no error to estimate"
 # Options of the other protocols.
 IGNORED = {
@@ -139,16 +147,23 @@ def _permute(labels: NDArray[Any], groups: NDArray[Any], random: Any) -> NDArray
 def _measure(
     name: str, tasks: Sequence[Task], probes: Mapping[str, Probes], at: int, k: int | None
 ) -> tuple[list[Measurement], list[Measurement]]:
-    """AUC in each task, and over two tasks or more: given these, and tasks as a sample."""
+    """AUC in each task, and over two tasks or more: given these, and tasks as a sample.
+
+    Both are also of the matched tasks alone, in which a lookup of the token has an AUC of one half.
+    `selectivity` is the mean less the AUC of `random_word`, which a lookup of the word finds.
+
+    Source:
+        Hewitt & Liang (2019) for selectivity.
+    """
     own = [task for task in tasks if name in probes[task.name]]
     # Documents are shared by tasks, texts are not.
     units = [
         np.unique(task.groups) + (number << 32) * bool(task.texts)
         for number, task in enumerate(own, start=1)
     ]
-    every, counted = np.unique(np.concatenate(units)), [task for task in own if not task.is_control]
+    every, wide = np.unique(np.concatenate(units)), dict[str, Array]()
     halves = probes[own[0].name][name].influence.shape[1] // len(units[0])
-    total, measured, values = np.zeros((halves, len(every))), [], []
+    measured, values = list[Measurement](), dict[str, float]()
     for task, unit in zip(own, units, strict=True):
         probe = probes[task.name][name]
         value, influence = float(probe.auc[at]), probe.influence[at]
@@ -158,20 +173,30 @@ def _measure(
             Measurement("auc", name, value, own_influence, task.unit, size, size / 2 - 1,
                         task.name, k, ONE if certain else METHOD)
         )  # fmt: skip
-        if not task.is_control:
-            values.append(value)
-            columns = np.searchsorted(every, unit)
-            total[:, columns] += influence.reshape(halves, -1) / len(counted)
-    n, mean = len(values), float(np.mean(values)) if values else np.nan
-    if n < 2:
-        return measured, []
-    among = (np.array(values) - mean) / np.sqrt(n * (n - 1))
-    what = (total.ravel(), "items" if any(t.texts for t in counted) else "documents")
-    return measured, [
-        Measurement("auc_given_tasks", name, mean, *what, total.shape[1], k=k,
-                    method="clustered DeLong, mean of 5 halves"),
-        Measurement("auc", name, mean, among, "tasks", n, n - 1, k=k, method="t over tasks"),
-    ]  # fmt: skip
+        values[task.name], wide[task.name] = value, np.zeros((halves, len(every)))
+        wide[task.name][:, np.searchsorted(every, unit)] = influence.reshape(halves, -1)
+    counted, means = [task.name for task in own if not task.is_control], list[Measurement]()
+    matched = [task for task in counted if task in MATCHED]
+    what = "items" if any(task.texts for task in own if not task.is_control) else "documents"
+    sets = {"auc": counted, "auc_matched": matched if len(matched) < len(counted) else []}
+    for metric, some in sets.items():
+        if (n := len(some)) < 2:
+            continue
+        of = np.array([values[task] for task in some])
+        mean = float(of.mean())
+        total = np.asarray(np.mean([wide[task] for task in some], axis=0)).ravel()
+        among, are_many = (of - mean) / np.sqrt(n * (n - 1)), n >= MANY_TASKS
+        means += [
+            Measurement(f"{metric}_given_tasks", name, mean, total, what, len(every), k=k,
+                        method=OVER_HALVES, is_compared=not are_many),
+            Measurement(metric, name, mean, among, "tasks", n, n - 1, k=k,
+                        method="t over tasks", is_compared=are_many),
+        ]  # fmt: skip
+    if means and LOOKUP in values:
+        control = replace(means[0], value=values[LOOKUP], influence=wide[LOOKUP].ravel())
+        less = means[0].less(control, "selectivity")
+        means.append(replace(less, method=f"paired, {OVER_HALVES}", is_compared=True))
+    return measured, means
 
 
 def _minus(a: Measurement, b: Measurement) -> Measurement:
@@ -226,7 +251,7 @@ def _summary(
             notes.append(f"{recipe} is below tokens_all, which needs no model, at k = {numbers}")
         if gaps["dense"].high == gaps["dense"].high:  # not of two seeds
             how = "none: the smallest k near the dense probe"
-            how = f"none: no k up to {ks[-1]} is near the dense probe" if near != near else how
+            how = f"none: > {ks[-1]}" if near != near else how
             values.append(Value("k_for_dense", recipe, near, method=how))
     for at, k in enumerate(ks if len(shuffled) else ()):
         low, high = np.quantile(shuffled[:, at], (0.025, 0.975))

@@ -22,10 +22,13 @@ from palinka.errors import counted
 from palinka.evaluation.representations import sample_rows
 from palinka.evaluation.tasks import CONTROLS
 from palinka.evaluation.values import (
+    MANY_TASKS,
     OF_TWO,
     SEEDS_ALONE,
+    SHARES,
     Group,
     Key,
+    Measurement,
     Subject,
     Value,
     by_recipe,
@@ -89,13 +92,22 @@ class Evaluation(Result):
         )
         both = {metric for metric, _ in tasks & means}
 
-        def chosen(metric: str, task: str) -> bool:
-            known = metric.removesuffix("_gap") in HEADLINES
+        def chosen(metric: str, task: str, names: Collection[str] = HEADLINES) -> bool:
+            known = metric.removesuffix("_gap") in names
             return known and not (task and metric in both)
 
-        values = tuple(one for one in self.values if chosen(one.metric, one.task))
+        def is_of_few_tasks(one: Value) -> bool:
+            is_mean = one.metric.removesuffix("_gap") == "auc" and "tasks" in one.n
+            return is_mean and one.n["tasks"] < MANY_TASKS
+
+        compared = (*HEADLINES, "auc_given_tasks")  # in place of `auc` where tasks are few
+        names = compared if any(map(is_of_few_tasks, self.values)) else HEADLINES
+        values = tuple(
+            one for one in self.values
+            if chosen(one.metric, one.task, names) and not is_of_few_tasks(one)
+        )  # fmt: skip
         comparisons, detectable = (
-            [row for row in rows if chosen(row["metric"], row["task"])]
+            [row for row in rows if chosen(row["metric"], row["task"], compared)]
             for rows in (self.comparisons, self.detectable)
         )
         return replace(self, values=values, comparisons=comparisons, detectable=detectable)
@@ -135,6 +147,8 @@ def evaluation_findings(
     weak: dict[str, str] = {}
     for name, control in (item for group in groups.values() for item in group.weak.items()):
         weak[name] = " and ".join(filter(None, [weak.get(name), control]))
+    headlines = [f"{name} is no better than {controls}." for name, controls in weak.items()]
+    notes = dict.fromkeys(note for group in groups.values() for note in group.notes)
     values, hidden, panels = list[Value](), set[str](), dict[str, list[Row]]()
     samples = defaultdict[Key, dict[str, comparison.Sample]](dict)
     for key, of in measured.items():
@@ -153,19 +167,21 @@ def evaluation_findings(
     l0 = {name: float(one.values.mean()) for name, one in samples.get(L0, {}).items()}
     l0 = l0 or (_sampled_l0(subject) if pairs and samples else {})
     comparisons: list[Record] = []
-    for metric in dict.fromkeys(key[0] for key in samples if key[0] not in UNCOMPARED):
-        keys = [key for key in samples if key[0] == metric and key[1] not in CONTROLS]
+    claims = {key: of for key, of in samples.items() if _is_compared(measured[key])}
+    for metric in dict.fromkeys(key[0] for key in claims if key[0] not in UNCOMPARED):
+        keys = [key for key in claims if key[0] == metric and key[1] not in CONTROLS]
+        largest = 1.0 if SHARES.match(metric) else np.inf
         chosen = [(key, a, b) for key in keys for a, b in pairs if {a, b} <= samples[key].keys()]
         found = comparison.compare(
-            [(samples[k][a], samples[k][b]) for k, a, b in chosen], margin, weak
+            [(samples[k][a], samples[k][b]) for k, a, b in chosen], margin, weak, largest
         )
         for (key, *_), one in zip(chosen, found, strict=True):
             row = dict(zip(KEY, key, strict=True)) | vars(one) | {"note": _unequal(l0, one)}
             comparisons.append({name: part for name, part in row.items() if name != "notes"})
     result = Evaluation(
-        tuple(values), comparisons, [*_detectable(samples, comparisons)],
+        tuple(values), comparisons, [*_detectable(claims, comparisons)],
         {name: array for group in groups.values() for name, array in group.arrays.items()}, hidden,
-        notes=tuple(dict.fromkeys(note for group in groups.values() for note in group.notes)),
+        notes=(*headlines, *notes),
     )  # fmt: skip
     bands = {metric: band for group in groups.values() for metric, band in group.bands.items()}
     figures = {name: figure for group in groups.values() for name, figure in group.figures.items()}
@@ -184,16 +200,22 @@ def evaluation_findings(
         **result.rows(),
         "notes": list(result.notes),
     }
-    title = f"# Evaluation of {code_span(subject.site)} of {code_span(spec.name)}\n\n"
+    title = f"# Evaluation of {code_span(subject.site)} of {code_span(spec.name)}"
+    title = "\n\n".join([title, *(f"**{line}**" for line in headlines), ""])
+    shown = replace(result, notes=tuple(notes))
     return EvaluationFindings(
         "evaluation",
         {"": result},
         {**forest(panels, bands), **figures},
         settings={**settings, **site},
         record=record,
-        text=title + summary(result),
-        short=title + summary(result.headlines()),
+        text=title + summary(shown),
+        short=title + summary(shown.headlines()),
     )
+
+
+def _is_compared(of: Mapping[str, Sequence[Measurement]]) -> bool:
+    return all(one.is_compared for own in of.values() for one in own)
 
 
 def _sampled_l0(subject: Subject) -> dict[str, float]:
@@ -260,7 +282,11 @@ def _seeds(sd: float, items: comparison.Variance | None, size: float) -> int | N
 
 def summary(result: Evaluation) -> str:
     """Tables of values, verdicts and detectable differences in markdown."""
-    shown = [one for one in result.values if one.of not in result.hidden]
+    rows_of = defaultdict[tuple[str, str], list[Value]](list)  # controls and gaps beside values
+    for one in result.values:
+        if one.of not in result.hidden:
+            rows_of[one.metric.removesuffix("_gap"), one.task].append(one)
+    shown = [one for of_metric in rows_of.values() for one in of_metric]
     parts, rows, of_k = [], [], defaultdict[tuple[str, ...], dict[int, str]](dict)
     below = dict[str, None]()
     for v in shown:

@@ -1,7 +1,7 @@
 """Latents that reappear in dictionaries of other seeds."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from palinka.analyses.figures.latent_stability import latent_stability as draw_s
 from palinka.analyses.result import Mask
 from palinka.analyses.stats import dictionaries as stats
 from palinka.analyses.stats.bootstrap import Interval, share_interval
+from palinka.autoencoders import Autoencoder
 from palinka.errors import InputError, counted, track
 from palinka.evaluation.core import WITHOUT
 from palinka.evaluation.representations import random_dictionary, read_rows
@@ -49,11 +50,11 @@ def stability(
     recipes = {ALL: [*subject.dictionaries]} if force else subject.recipes
     several = {name: ones for name, ones in recipes.items() if len(ones) > 1}
     if not several:
-        hint = "train more with model.variants {seed: [0, 1, 2, 3, 4]}"
+        notes = ["one seed only; train more with model.variants {seed: [0, 1, 2, 3, 4]}"]
         if len(recipes) > 1:
-            hint = f"{', '.join(recipes)} differ in more than the seed; {hint}, or say "
-            hint += "--stability.force true"
-        return Group(notes=[f"stability: one seed only; {hint}"])
+            fault = f"{_joined(recipes)} {_differ(subject.dictionaries)}"
+            notes.append(f"{fault}; say --stability.force true")
+        return Group(notes=[f"stability: {note}" for note in notes])
     covariance, latents = _measure(subject, [one for ones in several.values() for one in ones])
     density = {name: np.diff(each.indptr) / each.shape[0] for name, each in latents.items()}
     values, arrays, notes, found = [], dict[str, NDArray[Any]](), list[str](), {}
@@ -91,8 +92,29 @@ def stability(
         dead = counted(sum(int((~mask).sum()) for mask in alive), "dead latents")
         by_chance = 100 * known.estimates["share_null"].value
         least = f"at least {known.threshold:.3g}, which {by_chance:.2g} % have by chance"
-        notes.append(f"stability of {recipe}: partners have cosines of {least}; {dead}")
+        floor_of = f"pairs below {known.floor:.3g} are not matched"
+        notes.append(f"stability of {recipe}: partners have cosines of {least}; {floor_of}; {dead}")
     return Group((), values, arrays, draw_stability(found), notes, ablations=ablations)
+
+
+def _joined(names: Iterable[str]) -> str:
+    """Names in words, such as `a, b and c`."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _differ(dictionaries: Sequence[Dictionary]) -> str:
+    """Settings in which dictionaries differ, in words."""
+    modules = [getattr(one.autoencoder, "autoencoder", one.autoencoder) for one in dictionaries]
+    settings = [
+        {"class": one.kind, **(module.config() if isinstance(module, Autoencoder) else {})}
+        for one, module in zip(dictionaries, modules, strict=True)
+    ]
+    names = dict.fromkeys(name for one in settings for name in one)
+    unequal = [n for n in names if any(one.get(n) != settings[0].get(n) for one in settings)]
+    if not unequal:
+        return "are of one class and shape, but not known to be one recipe"
+    return f"differ in {_joined(unequal)}, not in seed alone"
 
 
 def _untrained(one: Dictionary, rows: stats.Rows, random: np.random.Generator) -> stats.Rows:

@@ -335,10 +335,10 @@ def find_tasks(
             notes += remarks
         else:
             tokens += known.get(name, (name,))
-            if unknown := {*tokens} - {*BUILT_IN, *CONTROLS}:
+            if name not in known and name not in (every := (*BUILT_IN, *CONTROLS)):
+                fault = f"tasks: {name} is not a task{did_you_mean(name, (*every, *known), 0)}"
                 hint = "give builtin, controls, a CSV file, sae_probes:NAME or one of "
-                built = ", ".join((*BUILT_IN, *CONTROLS))
-                raise InputError(f"tasks: {unknown.pop()} is not a task; {hint}{built}")
+                raise InputError(f"{fault}; {hint}{', '.join(every)}")
     on_tokens = list[Task]()
     if tokens:
         if items is None:
@@ -360,10 +360,14 @@ def text_task(
     a copy in training gives its label away. Of the others at most `items` are drawn, stratified;
     with None the first 5,000 rows are taken as they are.
     """
-    if not rows or {"prompt", "target"} - rows[0].keys():
-        columns = ", ".join(rows[0]) if rows else "no rows"
+    if not rows:
+        raise InputError(f"tasks: {name} has no rows; expected some with a prompt and a target")
+    if {"prompt", "target"} - rows[0].keys():
+        columns = ", ".join(rows[0])
         raise InputError(f"tasks: {name} has the columns {columns}; expected prompt and target")
     values = sorted({row["target"] for row in rows}, key=_in_order)
+    if len(values) == 1:
+        raise InputError(f"tasks: {name}: every target is {values[0]!r}; a task needs two values")
     if len(values) != 2 and positive is None:
         given = f"target has {len(values)} values ({', '.join(values[:5])})"
         hint = f"name the positive one with {name}:{values[0]}"

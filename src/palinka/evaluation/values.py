@@ -26,12 +26,21 @@ Array = NDArray[np.float64]
 Key = tuple[str, str, int | None]  # metric, task and k
 # Sign of what is better, in metrics that are claims about a dictionary.
 BETTER = {"fvu": -1, "cosine": 1, "auc": 1, "accuracy": 1, "stability_share_corrected": 1}
-BETTER |= {"ce_delta": -1, "kl": -1, "loss_recovered": 1, "loss_recovered_mean": 1}
+BETTER |= {"auc_given_tasks": 1, "auc_matched": 1, "auc_matched_given_tasks": 1}
+BETTER |= {
+    "stability_share_0.7_corrected": 1,
+    "ce_delta": -1,
+    "kl": -1,
+    "loss_recovered": 1,
+    "loss_recovered_mean": 1,
+}
 SEEDS_ALONE, OF_TWO = "t over seeds", "latents, given these two dictionaries"
 ALL = "all dictionaries"  # taken as one recipe
+# Tasks from which they are taken as a sample of tasks in comparisons.
+MANY_TASKS = 8
 COUNTS = ("dead", "l0", "split_features")
 # Metrics from 0 to 1.
-SHARES = re.compile(r"auc(_given_tasks)?$|accuracy|absorption_f|precision|recall|f1")
+SHARES = re.compile(r"auc(_matched)?(_given_tasks)?$|accuracy|absorption_f|precision|recall|f1")
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,7 @@ class Measurement:
     task: str = ""
     k: int | None = None
     method: str = "influence function"  # of the interval; the reason where there is none
+    is_compared: bool = True  # another metric says the same where it is not
 
     def less(self, other: "Measurement", metric: str) -> "Measurement":
         """Difference from another, paired over the units."""

@@ -118,6 +118,11 @@ ZERO = sample("B", np.zeros(5))
             "a difference of 0.018 would have been found 4 times in 5.",
         ),
         (
+            (sample("A", [0.5, 0.7]), sample("B", [0.6, 0.4])), {"largest": 1.0}, "undecided",
+            r"A and B cannot be told apart at 2 seeds: 0.1 \(-2.4 to 2.6\); "
+            "no difference would have been found 4 times in 5.",
+        ),
+        (
             (A, ZERO), {"weak": {"A": "the random model"}}, "higher",
             "A is no better than the random model. A is higher .*",
         ),

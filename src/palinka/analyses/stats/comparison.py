@@ -159,11 +159,13 @@ def compare(
     pairs: Sequence[tuple[Sample, Sample]],
     margin: float = 0.0,
     weak: Mapping[str, str] = MappingProxyType({}),
+    largest: float = np.inf,
 ) -> tuple[Comparison, ...]:
     """Compare pairs of samples of one metric, with verdicts after Holm over all of them.
 
     An interval within the `margin`, below which differences do not matter, is `equal`. `weak` has
-    by name of a sample the control that it does not beat, such as `the random model`.
+    by name of a sample the control that it does not beat, such as `the random model`. No difference
+    exceeds `largest`, such as 1 of shares.
 
     Source:
         Holm (1979).
@@ -191,7 +193,7 @@ def compare(
         elif corrected <= ALPHA:
             verdict = "higher" if one.value > 0 else "lower"
         beaten = [f"{x.name} is no better than {weak[x.name]}." for x in (a, b) if x.name in weak]
-        words = _in_words(a.name, b.name, one, verdict, margin, m)
+        words = _in_words(a.name, b.name, one, verdict, margin, m, largest)
         comparisons.append(Comparison(
             a.name, b.name, one.value, low, high, lowest, highest, own, corrected, least,
             one.n, verdict, words, " ".join([*beaten, *_scope(a, b)]),
@@ -206,7 +208,9 @@ def _scope(a: Sample, b: Sample) -> list[str]:
     return [f"One seed of {name}: this compares a recipe with a checkpoint." for name in single]
 
 
-def _in_words(a: str, b: str, one: Estimate, verdict: Verdict, margin: float, m: int) -> str:
+def _in_words(
+    a: str, b: str, one: Estimate, verdict: Verdict, margin: float, m: int, largest: float
+) -> str:
     numbers = one.value, *one.interval(), one.detectable(ALPHA / m)
     if verdict == "lower":
         numbers = -numbers[0], -numbers[2], -numbers[1], numbers[3]
@@ -218,9 +222,10 @@ def _in_words(a: str, b: str, one: Estimate, verdict: Verdict, margin: float, m:
         return f"{a} and {b} differ by {value}, without an interval."
     if verdict == "undecided":
         tests = f" after correction for {m} comparisons" if one.p_value() <= ALPHA else ""
+        found = f"a difference of {least}" if numbers[3] <= largest else "no difference"
         return (
             f"{a} and {b} cannot be told apart at {size[0]}{tests}: {value} ({low} to {high}); "
-            f"a difference of {least} would have been found 4 times in 5."
+            f"{found} would have been found 4 times in 5."
         )
     return f"{a} is {verdict} than {b} by {value} ({low} to {high}; {', '.join(size)})"
 

@@ -159,9 +159,17 @@ def test_remarks_and_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     bad = knockoffs(x, y, draws=1, simulations=8)
     assert not bad.valid
     assert bad.notes[0].startswith("knockoffs not valid for these latents")
-    for wrong, labels, message in ((0.0, y, "q is 0"), (Q, y & False, "0 rows of a label")):
+    for labels, wrong, message in (
+        (y, {"q": 0.0}, "q is 0"), (y & False, {}, "0 rows of a label"),
+        (y, {"draws": 0}, "draws is 0 and simulations 200; expected at least 1"),
+        (y, {"simulations": -1}, "draws is 31 and simulations -1"),
+        (y, {"statistic": "l3"}, "statistic is 'l3'; expected l2 or l1"),
+        (y[1:], {}, "199 labels of 200 rows"),
+    ):  # fmt: skip
         with pytest.raises(InputError, match=message):
-            knockoffs(x, labels, wrong)
+            knockoffs(x, labels, **wrong)
+    with pytest.raises(InputError, match="no column varies and is active on 10 rows"):
+        knockoffs(np.ones((200, 3)), y)
 
 
 @pytest.mark.slow

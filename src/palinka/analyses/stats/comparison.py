@@ -288,6 +288,9 @@ def minimal_detectable_difference(
     """
     if n < 2:
         raise InputError(f"n is {n}; a standard deviation over seeds needs at least 2")
+    if not 0 < alpha < power < 1:
+        given = f"alpha is {alpha:g} and power {power:g}"
+        raise InputError(f"{given}; expected 0 < alpha < power < 1")
     freedom, samples = (n - 1, 1) if paired else (2 * n - 2, 2)
     return float(sd * np.sqrt(samples / n) * _noncentrality(freedom, alpha, power))
 
@@ -298,8 +301,10 @@ def seeds_needed(
     """Smallest number of seeds that finds a difference; see `minimal_detectable_difference`."""
     if not difference > 0:
         raise InputError(f"difference is {difference:g}; give one above 0")
+    if minimal_detectable_difference(sd, 2, paired, alpha, power) <= difference:
+        return 2
     large = (ndtri(1 - alpha / 2) + ndtri(power)) ** 2 * (sd / difference) ** 2
-    n = max(2, int(large * (1 if paired else 2)))  # of known sd, which is too few
+    n = max(3, int(large * (1 if paired else 2)))  # of known sd, which is too few
     while minimal_detectable_difference(sd, n, paired, alpha, power) > difference:
         n += 1
     return n

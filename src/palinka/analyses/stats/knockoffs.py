@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,11 +120,20 @@ def knockoffs(
     matrix, labels = as_matrix(x, "x"), np.asarray(y, bool)
     if not 0.0 < q < 1.0:
         raise InputError(f"q is {q:g}; give a share above 0 and below 1")
+    if draws < 1 or simulations < 0:
+        given = f"draws is {draws} and simulations {simulations}"
+        raise InputError(f"{given}; expected at least 1 and at least 0")
+    if statistic not in (known := get_args(Statistic)):
+        raise InputError(f"statistic is {statistic!r}; expected {' or '.join(known)}")
+    if len(labels) != len(matrix):
+        raise InputError(f"{len(labels)} labels of {len(matrix)} rows; expected the same number")
     if (fewer := min(labels.sum(), (~labels).sum())) < MIN_ACTIVE:
         raise InputError(
             f"{counted(fewer, 'rows')} of a label; knockoffs need at least {MIN_ACTIVE} of each"
         )
     own = candidates(matrix)
+    if not len(own):
+        raise InputError(f"no column varies and is active on {MIN_ACTIVE} rows; give more rows")
     part = matrix[:, own].astype(np.float64)
     part = (part - part.mean(axis=0)) / part.std(axis=0)
     random, gaussian = np.random.default_rng(seed), gaussian_knockoffs(part)

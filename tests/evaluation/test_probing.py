@@ -217,6 +217,28 @@ def test_a_dense_probe_and_lookups_find_the_word(found: Group) -> None:
     assert abs(auc[names.index("length")] - 0.5) < 0.1
 
 
+@pytest.mark.slow
+def test_labels_without_a_meaning_have_an_auc_of_one_half(subject: Subject) -> None:
+    """Documents have words of their own, by which halves that share one would know its label."""
+    listed, found = "he she it the a house tree river and of in", []
+    words = [f" {word}" for word in listed.split()]
+    for seed in range(12):
+        random, contexts = np.random.default_rng(seed), []
+        for number in range(120):
+            text = "".join(random.choice(random.choice(words, 4, replace=False), 50))
+            ids = np.array(subject.model.tokenizer(text, add_special_tokens=False)["input_ids"])
+            contexts.append(Context(ids, np.full(len(ids), number), np.arange(len(ids))))
+        own = replace(subject, contexts=partial(iter, contexts))
+        group = probing(own, ["random_document"], k=5, items=400, shuffles=6, seed=seed)
+        (auc,) = [m.value for m in group.measurements
+                  if (m.metric, m.of, m.task) == ("auc", "a", "random_document")]  # fmt: skip
+        (null,) = [v.value for v in group.values if v.of == "shuffled_labels"]
+        found.append([auc, null])
+    error = np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
+    assert (np.abs(np.mean(found, axis=0) - 0.5) <= 3 * error).all()
+    assert (error < 0.02).all()
+
+
 def test_labels_are_permuted_by_group() -> None:
     labels, groups = np.repeat([True, False, True, False], 5), np.repeat([3, 1, 0, 2], 5)
     for seed in range(5):

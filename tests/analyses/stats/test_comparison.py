@@ -187,7 +187,7 @@ def test_the_spread_of_seeds_is_pooled_and_has_a_chi_square_interval():
         (lambda: seeds_needed(1.0, -1.0), "difference is -1; give one above 0"),
         (
             lambda: seeds_needed(1.0, 1.0, power=1.0),
-            "alpha is 0.05 and power 1; expected 0 < alpha",
+            "alpha is 0.05 and power 1; expected 0 < a",
         ),
         (lambda: minimal_detectable_difference(1.0, 5, alpha=0.9), "alpha is 0.9 and power 0.8"),
     ):

@@ -44,6 +44,11 @@ def test_a_copy_can_be_run_where_it_is(workspace: Path, capsys: pytest.CaptureFi
     assert "him_her.yaml already exists; choose" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -51,7 +56,10 @@ def test_a_copy_can_be_run_where_it_is(workspace: Path, capsys: pytest.CaptureFi
         for p in CONFIGS
     ],
 )
-def test_a_shipped_configuration_runs(config: Path, workspace: Path, models: Path) -> None:
+def test_a_shipped_configuration_runs(
+    config: Path, workspace: Path, models: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PALINKA_CACHE", str(cache))  # many have the same activations
     for folder in ("files", "dataset"):
         (workspace / folder).mkdir()
     with (workspace / "dataset" / "train.jsonl").open("w") as rows:

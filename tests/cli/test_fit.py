@@ -31,15 +31,15 @@ DATA = [
     "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=4",
     "--trainer.enable_progress_bar=false",
 ]  # fmt: skip
-FIT = ["fit", *DATA, "--trainer.max_epochs=1"]
+SMALL = ["--model.autoencoder.latent_dim=640", "--model.autoencoder.k=16"]
+FIT = ["fit", *DATA, *SMALL, "--trainer.max_epochs=1"]
 LAST = "lightning_logs/version_0/checkpoints/last.ckpt"
 Refused = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
 def trained(run_once: Callable[..., Path]) -> Path:
-    small = ["--model.autoencoder.latent_dim=640", "--model.autoencoder.k=16"]
-    return run_once([*FIT, *small, "--trainer.max_epochs=2"])
+    return run_once([*FIT, "--trainer.max_epochs=2"])
 
 
 @pytest.fixture

@@ -269,7 +269,8 @@ def test_a_resumed_run_names_the_settings_that_it_ignores(
     settings = {"autoencoder": {"class_path": "KSparseAutoencoder", "init_args": {"k": 8}}}
     file = workspace / "run.yaml"
     file.write_text(yaml.safe_dump({"model": settings}))
-    line = ["fit", f"--config={file}", *DATA, "--trainer.max_epochs=1"]
+    line = ["fit", f"--config={file}", *DATA, "--model.autoencoder.latent_dim=96"]
+    line.append("--trainer.max_epochs=1")
     assert main([*line, "--model.autoencoder.tied=false"]) == 0  # which no file says
     longer = [*line, "--trainer.max_epochs=2", "--ckpt_path=last"]
     refusal = refused(*longer, "--model.optimizer.lr=0.5")

@@ -107,12 +107,13 @@ def test_outcomes_are_those_of_single_paths(
     found = path_outcomes(
         any_model, pairs, RECEIVERS, base=base, through=through, metrics=tuple(METRICS)
     )
-    senders, random = senders_of(any_model), np.random.default_rng(0)
+    senders = senders_of(any_model)
+    random = np.random.default_rng([base == "clean", through == "mlps"])
     assert found.values[LD].shape == (len(senders), len(RECEIVERS), 6)
     inexact = any_model.spec.sites.family not in ("gpt2", "gpt_neox", "phi")
     close = 2e-3 if inexact else 1e-9
     at = [(s, r) for s in range(len(senders)) for r in range(len(RECEIVERS))]
-    for s, r in random.permutation(at)[:25]:
+    for s, r in random.permutation(at)[:15]:
         prompt = int(random.integers(len(pairs)))
         given = base, senders[s], RECEIVERS[r], prompt, through
         for name, expected in reference(any_model, pairs, *given).items():

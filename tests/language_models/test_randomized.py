@@ -27,7 +27,7 @@ def test_weights_are_randomized_but_for_embeddings_and_norms(
         module = name.split(".")[-2]
         kept = module in ends or "norm" in module or module.startswith("ln_")
         assert torch.equal(after[name], weight) == kept, name
-        if mode == "permuted":
+        if mode == "permuted" and not kept:
             assert torch.equal(after[name].flatten().sort()[0], weight.flatten().sort()[0])
         if mode == "gaussian" and not kept and weight.numel() > 500:
             torch.testing.assert_close(after[name].std(), weight.std(), rtol=0.15, atol=0.0)

@@ -117,13 +117,17 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 @pytest.fixture
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are files without a picture, but for slow tests; those of figures draw them."""
+    """Figures are files without a picture, but for slow tests; those of figures draw them.
+
+    Names of points are placed before the figure has its layout.
+    """
 
     def savefig(_: object, file: Any, **options: object) -> None:
         (file.write if hasattr(file, "write") else file.write_bytes)(bytes(24))
 
     if "slow" not in request.keywords:
         monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+        monkeypatch.setattr("matplotlib.figure.Figure.draw_without_rendering", lambda _: None)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ from palinka.language_models.token_text import bos_id
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks.run_analyses import encoder_of
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 Write = Callable[..., str]
 
 SITE = "blocks.3.mlp.pre"

@@ -9,7 +9,7 @@ import pytest
 from palinka.cli.evaluate import Found, _of_control, control_run, control_settings
 from palinka.errors import InputError
 from palinka.evaluation.controls import controls
-from palinka.evaluation.values import Group, Measurement, Value
+from palinka.evaluation.values import Group, Measurement, Value, gap_to_control
 
 SEEDS = 4
 
@@ -65,6 +65,18 @@ def test_gaps_to_the_control_have_intervals_and_a_headline() -> None:
     assert titles == ["fvu", "stability share\ncorrected"]
     low, high = group.bands["fvu"]
     assert low < values["fvu", "wide on the random model"].value < high
+
+
+def test_a_gap_without_variance_or_of_values_without_an_interval_has_none() -> None:
+    one = Measurement("l0", "a", 16.0, np.zeros(9), "documents", 9, 8.0)
+    other = replace(one, of="b", value=12.0)
+    *_, gap = gap_to_control([one], [other], "a", "b", {})
+    assert (gap.value, np.isnan(gap.low), gap.method) == (4.0, True, "none: no variance")
+    few = replace(one, influence=np.full(9, np.nan))
+    assert gap_to_control([few], [other], "a", "b", {})[2].method.endswith("has no interval")
+    varies = [replace(one, of=f"{s}", value=s, influence=np.full(9, 0.1)) for s in (1.0, 2.0, 4.0)]
+    *_, gap = gap_to_control(varies, [other], "a", "b", {})
+    assert [*gap.n.items()] == [("documents", 9), ("seeds", 3)], "as of values"
 
 
 def test_dictionaries_taken_as_one_recipe_are_judged() -> None:

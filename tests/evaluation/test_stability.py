@@ -95,7 +95,9 @@ def test_untied_encoders_are_compared(subject: Subject) -> None:
     assert expected in group.notes[-1]
     values = {value.metric: value for value in group.values}
     assert values["stability_encoder_cosine"].value == pytest.approx(1.0, abs=0.05)
-    assert values["stability_share"].n == {"latents": LATENTS}
+    alive = [(~np.isnan(group.arrays[f"reappears/{one.name}"])).sum() for one in pair]
+    assert values["stability_share"].n == {"latents": round(sum(alive) / 2)}
+    assert sum(alive) == 2 * LATENTS - 29
     assert values["stability_share_null"].value == pytest.approx(0.01, abs=0.01)
     assert group.arrays["stability/wide/curve"].shape == (100,)
     assert {type(value.value) for value in group.values} == {float}  # for JSON
@@ -126,7 +128,7 @@ def test_pairs_without_partners_are_left_out_of_means_over_partners() -> None:
 
     def correlation() -> Value:
         name = "activation_correlation"
-        return _value(name, "wide", _of_partners(ones, known, latents)[name], ones)
+        return _value(name, "wide", _of_partners(ones, known, latents)[name], len(ones), LATENTS)
 
     none = correlation()
     assert np.isnan(none.value)

@@ -198,17 +198,20 @@ def rows_of(texts: list[str], targets: list[str]) -> list[dict[str, str]]:
 def test_copies_are_removed_and_texts_with_two_labels_dropped(tmp_path: Path) -> None:
     texts = [f"text {i}" for i in range(300)]
     targets = ["10" if i % 2 else "9" for i in range(300)]
-    rows = rows_of([*texts, "TEXT  1", "text 2"], [*targets, "10", "10"])
+    rows = rows_of([*texts, "TEXT  1", "text 2", " "], [*targets, "10", "10", "9"])
     task, notes = text_task("my.csv", read_csv(write(tmp_path / "my.csv", rows)))
     assert len(task.texts) == 299 == len({*task.groups})
     assert "text 2" not in task.texts
     assert [f"text {i}" in task.texts for i in (1, 3)] == [True, True]
     assert (task.labels == [int(text.split()[1]) % 2 == 1 for text in task.texts]).all()
-    assert notes == ["my.csv: 3 of 302 rows are copies; 299 texts are left"]
+    assert notes == [
+        "my.csv: 1 text without a token left out",
+        "my.csv: 3 of 303 rows are copies; 299 texts are left",
+    ]
     fewer, _ = text_task("my.csv", rows, "9", items=100)
     assert (len(fewer.texts), fewer.labels.sum()) == (100, 50)
     whole, _ = text_task("my.csv", rows, items=None)
-    assert len(whole.texts) == 302
+    assert len(whole.texts) == 303
 
 
 @pytest.mark.parametrize(

@@ -72,10 +72,12 @@ def stability(
         )  # fmt: skip
         found[recipe] = known
         unstable = [shares < STABLE for shares in known.reappears]
+        size = round(sum(map(np.sum, alive)) / len(ones))
         estimates = {**known.estimates, **_of_partners(ones, known, latents)}
         overlap, cosines = _subspaces(ones, unstable, covariance, random)
         values += [
-            _value(name, recipe, one, ones) for name, one in {**estimates, **overlap}.items()
+            _value(name, recipe, one, len(ones), size)
+            for name, one in {**estimates, **overlap}.items()
         ]
         curves = {"principal_cosines": cosines, "curve": known.curve, "null_curves": known.null}
         arrays |= {f"stability/{recipe}/{name}": array for name, array in curves.items()}
@@ -226,15 +228,15 @@ def _subspaces(
     return found, cosines
 
 
-def _value(name: str, recipe: str, one: Interval, ones: Sequence[Dictionary]) -> Value:
+def _value(name: str, recipe: str, one: Interval, seeds: int, alive: int) -> Value:
     """An interval over seeds, of the null over draws, or of two dictionaries over latents."""
-    unit, n, method = "seeds", len(ones), "jackknife over seeds"
-    if len(ones) == 2:
-        unit, n, method = "latents", ones[0].latent_dim, OF_TWO
+    unit, n, method = "seeds", seeds, "jackknife over seeds"
+    if seeds == 2:
+        unit, n, method = "latents", alive, OF_TWO
     if name.endswith("_null"):
         unit, n, method = "draws", DRAWS, "draws of the null"
     if np.isnan(one.low):
-        few = "one pair" if len(ones) == 2 else "too few pairs of seeds with partners"
+        few = "one pair" if seeds == 2 else "too few pairs of seeds with partners"
         few = "no latent has a partner" if np.isnan(one.value) else few
         constant = "an expectation" if name.endswith("_random") else few
         method = f"none: {'a mean over draws' if '_null' in name else constant}"

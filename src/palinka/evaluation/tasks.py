@@ -389,9 +389,11 @@ def text_task(
     texts = [text for text, targets in seen.items() if len(targets) == 1 and text]
     labels = np.array([True in seen[text] for text in texts], bool)
     notes = []
-    if len(texts) < len(rows):
-        copies = f"{len(rows) - len(texts):,} of {len(rows):,} rows are copies"
-        notes.append(f"{name}: {copies}; {len(texts):,} texts are left")
+    if blank := sum(not row["prompt"].strip() for row in rows):
+        notes.append(f"{name}: {counted(blank, 'texts')} without a token left out")
+    if copies := len(rows) - blank - len(texts):
+        fault = f"{copies:,} of {len(rows):,} rows are copies"
+        notes.append(f"{name}: {fault}; {len(texts):,} texts are left")
     for kind, count in (("positives", labels.sum()), ("negatives", (~labels).sum())):
         if count < MIN_TEXTS:
             needed = f"a task needs at least {MIN_TEXTS} of each class"

@@ -14,7 +14,7 @@ from palinka.analyses.stats.bootstrap import share_interval
 from palinka.analyses.stats.comparison import (
     MINIMUM_SEEDS,
     Sample,
-    compare,
+    difference,
     estimate,
     format_number,
 )
@@ -190,11 +190,14 @@ def gap_to_control(
 ) -> tuple[Value, Value, Value]:  # fmt: skip
     """Value of a recipe, that of its control, and their difference; paired by known seeds."""
     pair = [sample_of(some, recipe, [seeds.get(m.of) for m in some]) for some in (own, control)]
-    one, first = compare([(pair[0], pair[1])])[0], own[0]
+    found, first = difference(pair[0], pair[1]), own[0]
+    (low, high), method = found.interval(), gap_method("paired difference", found.half_width())
+    if low == high:
+        low, high, method = np.nan, np.nan, "none: no variance"
+    n = dict([*found.n.items()][::-1])  # the seeds last, as of values
     gap = Value(
-        f"{first.metric}_gap", recipe, one.difference, one.low, one.high, one.n,
-        gap_method("paired difference", one.low), first.task, first.k,
-    )  # fmt: skip
+        f"{first.metric}_gap", recipe, found.value, low, high, n, method, first.task, first.k
+    )
     return value_of(own, recipe), value_of(control, label), gap
 
 

@@ -73,6 +73,8 @@ def test_a_floor_that_leaves_too_many_pairs_is_rejected() -> None:
     a, b = np.random.default_rng(0).standard_normal((2, 2000, 16))
     with pytest.raises(InputError, match=r"floor 0.02 leaves 1.8\d million pairs; give at least 0"):
         match_latents(a, b, 0.02)
+    with pytest.raises(InputError, match="floor is 2; give a cosine, at most 1"):
+        match_latents(a, b, 2)
 
 
 @pytest.mark.parametrize("null", ["signs", "rotation"])

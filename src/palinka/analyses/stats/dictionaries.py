@@ -64,6 +64,8 @@ def match_latents(a: ArrayLike, b: ArrayLike, floor: float | None = None) -> Mat
         rows, columns = linear_sum_assignment(whole, maximize=True)
         cosines = whole[rows, columns]
     else:
+        if floor > 1.0:
+            raise InputError(f"stability: floor is {floor:g}; give a cosine, at most 1")
         if floor < (least := _least_floor(first, second)):
             pairs = (_sample(first) @ second.T > floor).mean() * len(first) * len(second)
             fault = f"floor {floor:g} leaves {pairs / 1e6:.3g} million pairs"

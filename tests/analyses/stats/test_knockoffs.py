@@ -49,10 +49,12 @@ def labelled(seed: int, size: float) -> tuple[Any, Any, set[int]]:
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.5))
-def test_benjamini_yekutieli_is_that_of_statsmodels(seed: int, alpha: float) -> None:
+def test_bounds_of_false_discoveries_are_those_of_statsmodels(seed: int, alpha: float) -> None:
     random = np.random.default_rng(seed)
     p = random.random(40) ** random.choice([1, 3, 6])
     assert (benjamini_yekutieli(p, alpha) == multipletests(p, alpha, "fdr_by")[0]).all()
+    adjusted = adjusted_p_values(p, "benjamini_hochberg")
+    np.testing.assert_allclose(adjusted, multipletests(p, alpha, "fdr_bh")[1], rtol=1e-12)
 
 
 def test_p_values_of_mann_and_whitney() -> None:

@@ -47,7 +47,16 @@ def test_latents_are_explained_and_an_atlas_shows_it(
         sent = len(server.requests)
         assert main([*given, "--seed=1"]) == 0
         assert len(server.requests) == sent
+        assert main([*given, "--seed=1", "--control=random_dictionary", "--output=beside"]) == 0
+        assert len(server.requests) > 2 * sent  # the answers are kept in another folder
     out = capsys.readouterr().out
+    assert "6 latents, <b>rule at" in out
+    beside = json.loads((workspace / "beside" / "explanations.json").read_text())
+    assert len(beside["latents"]) == 3
+    values = {value["metric"]: value for value in beside["values"]}
+    assert values["control"]["n"] == {"latents": 3}
+    gap = values["detection"]["value"] - values["control"]["value"]
+    assert values["detection - control"]["value"] == pytest.approx(gap)
     assert re.search(r"intruder - mixed +nan  \(none: fewer than 8 latents\)", out)
     named = f"--explanations={output / 'explanations.json'}"
     assert main(["export", "--ckpt_path=last", "--format=neuronpedia", "--output=np", named]) == 0

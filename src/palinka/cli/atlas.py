@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections import Counter
 from importlib.metadata import version
 from typing import Any
 
@@ -20,8 +21,11 @@ from palinka.errors import InputError, atomic_write, counted, expanded, shell_pa
 from palinka.evaluation import explain as evaluation
 from palinka.evaluation.endpoint import Endpoint
 from palinka.evaluation.report import plain
+from palinka.evaluation.representations import RANDOM, SAMPLE, random_dictionary
+from palinka.evaluation.values import Dictionary
 from palinka.evaluation.windows import read_activity
 from palinka.language_models import LanguageModel
+from palinka.language_models.edits import EncodesAndDecodes
 from palinka.language_models.token_text import token_bytes
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks import LanguageModelMetrics
@@ -128,7 +132,8 @@ def explain(
         data: Source of rows and texts; defaults to that of the fit.
         latents: Number of latents, drawn evenly by density.
         output: A folder for `explanations.json` and the answers; default in that of the run.
-        control: `explanations.json` of another dictionary, such as a random model's, to compare.
+        control: `explanations.json` of another dictionary, such as a random model's, to compare;
+            or `random_dictionary`, one at initialization of the same L0, which is explained, too.
         key_env: Environment variable that holds the key.
         price_in: Price of a million tokens that the model reads.
         price_out: Price of a million tokens that it writes.
@@ -154,33 +159,46 @@ def explain(
     prices, place = (price_in, price_out), folder / "responses"
     endpoint = Endpoint(base_url, model, place, key, prices, budget, **asked)
     try:
-        other = json.loads(expanded(control).read_bytes())["latents"] if control else None
+        given = expanded(control) if control and control != RANDOM else None
+        other = json.loads(given.read_bytes())["latents"] if given else None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{control} is not an explanations.json of palinka explain") from error
     module = checked_module(ckpt_path, data)
     spec, lm = data.validation_spec, harvested(data)
-    site, contexts = spec.resolved_sites[0], data.validation_contexts()
-    activity = read_activity(lm, site, module.to(lm.device), contexts, spec.layout.skip, seed)
-    ids = np.unique(activity.tokens).tolist()
-    vocabulary = dict(zip(ids, token_bytes(lm.tokenizer, ids), strict=True))
-    items, excluded = evaluation.make_items(activity, vocabulary, latents, seed)
+    site = spec.resolved_sites[0]
+
+    def read_items(of: EncodesAndDecodes) -> tuple[list[evaluation.Item], Counter[str]]:
+        contexts = data.validation_contexts()
+        activity = read_activity(lm, site, of, contexts, spec.layout.skip, seed)
+        ids = np.unique(activity.tokens).tolist()
+        vocabulary = dict(zip(ids, token_bytes(lm.tokenizer, ids), strict=True))
+        return evaluation.make_items(activity, vocabulary, latents, seed)
+
+    items, excluded = read_items(module.to(lm.device))
+    parts = [items]
+    if control == RANDOM:
+        parts.append(read_items(_at_initialization(module, data, seed))[0])
     for reason, number in excluded.items():
         print(f"left out   {counted(number, 'latents')} {reason}")
-    if not items:
+    if not all(parts):
         more = "with --data.corpus or --data.validation_tokens"
-        raise InputError(f"explain: no latent has enough windows; give more text, {more}")
-    requests, read, written = evaluation.estimate(items)
+        of = "" if not items else f" of the {RANDOM}"
+        raise InputError(f"explain: no latent{of} has enough windows; give more text, {more}")
+    requests, read, written = map(sum, zip(*map(evaluation.estimate, parts), strict=True))
     cost = f"cost about {endpoint.cost(read, written):.2f}" if any(prices) else "prices not given"
-    to = f"{len(items)} latents, {model} at {endpoint.host}: at most {requests:,} requests"
+    count = sum(map(len, parts))
+    to = f"{count} latents, {model} at {endpoint.host}: at most {requests:,} requests"
     print(f"{to}, about {read:,} tokens read and {written:,} written, {cost}", flush=True)
     if dry_run:
         return 0
-    found = evaluation.explain(items, endpoint, seed)
-    if (missing := evaluation.missing_share(found)) > evaluation.MAX_MISSING:
+    found, *of_random = (evaluation.explain(each, endpoint, seed) for each in parts)
+    missing = max(map(evaluation.missing_share, (found, *of_random)))
+    if missing > evaluation.MAX_MISSING:
         unread = f"{100 * missing:.0f} % of the answers could not be read"
         problem = f"explain: {unread}; the scores are not reported"
         print(f"palinka: error: {problem}", file=sys.stderr)
         return 1
+    other = of_random[0] if of_random else other
     values = evaluation.over_latents(found, path.name, other)
     for value in values:
         known = f"{value.low:.3f} to {value.high:.3f}, {value.n['latents']} latents"
@@ -199,6 +217,19 @@ def explain(
         file.write(json.dumps(plain(record), indent=1, allow_nan=False).encode())
     print(f"explanations in   {shell_path(folder / 'explanations.json')}")
     return 0
+
+
+def _at_initialization(
+    module: SparseAutoencoderModule, data: ActivationDataModule, seed: int
+) -> EncodesAndDecodes:
+    """The dictionary of a module at initialization, with the same L0."""
+    rows = data.validation_rows.read_rows(0, min(data.validation_rows.rows, SAMPLE))
+    kind, size = type(module.autoencoder).__name__, module.autoencoder.latent_dim
+    decoder = module.autoencoder.dictionary.detach().float().cpu().numpy()
+    one = Dictionary(RANDOM, RANDOM, None, module, kind, size, "", decoder)
+    if (found := random_dictionary(one, rows, seed)) is None:
+        raise InputError(f"explain: {kind} has no {RANDOM} here; give another control")
+    return found
 
 
 def checked_module(ckpt_path: str, data: ActivationDataModule) -> SparseAutoencoderModule:

@@ -94,7 +94,7 @@ def test_divided_characters_are_shown_where_they_are_complete(tokens, shown):
     st.one_of(st.text(max_size=30).map(str.encode), st.binary(max_size=40)),
     st.lists(st.integers(0, 90), max_size=8),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_division_into_tokens_keeps_every_character(data, cuts):
     ends = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
     tokens = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
@@ -135,7 +135,7 @@ def test_lines_are_broken_between_words(texts, columns, lines):
 
 
 @given(st.lists(st.text(max_size=9), min_size=1, max_size=25), st.integers(2, 20))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_nothing_is_lost_and_no_line_is_too_long(tokens, columns):
     texts = display_tokens(tokens)
     lines = token_lines(texts, columns)

@@ -206,6 +206,7 @@ def _name_points(
 ) -> None:
     scale = 72 / axes.figure.dpi
     points = axes.transData.transform(np.stack([x, y], axis=1)) * scale
+    px, py = points.T.copy()
     low, high = axes.bbox.get_points() * scale
     angles, gaps = np.meshgrid(np.arange(0, 2 * np.pi, np.pi / 8), (7, 13, 20, 28, 37))
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1).reshape(-1, 2)
@@ -220,7 +221,8 @@ def _name_points(
         offsets = directions * (gap + half)
         centers = points[i] + offsets
         cost = 0.2 * gap[:, 0] + 100.0 * ((centers - half < low) | (centers + half > high)).any(1)
-        cost += (np.abs(points - centers[:, None]) < half + 2.5).all(axis=-1).sum(axis=1)
+        wide, tall = half + 2.5  # a place at a time: there may be a million points
+        cost += [((abs(px - at) < wide) & (abs(py - up) < tall)).sum() for at, up in centers]
         for middle, size in taken:
             cost += 100.0 * (np.abs(middle - centers) < half + size + 1.0).all(axis=1)
             # Nor should the line to the point, of which this is the middle, run through a name.

@@ -393,6 +393,16 @@ def test_an_answer_that_is_no_text_is_not_kept(tmp_path: Path, monkeypatch: Any)
     assert not [*tmp_path.rglob("*.json")]
 
 
+@pytest.mark.parametrize("key", [KEY, 'sk-"never/on\\disk'])
+def test_a_key_that_the_server_repeats_is_not_kept(key: str, tmp_path: Path) -> None:
+    with serving() as server:
+        server.answer = lambda *_: f"[1] by {key}"
+        answer = Endpoint(server.url, "m", tmp_path, key).ask("Decide.", "Passage 1: x")
+    (file,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert answer["message"]["content"] == "[1] by ***"
+    assert "never" not in file.read_text().replace(f'"echo": "{KEY}"', "")
+
+
 def test_retries_wait_as_long_as_the_server_says(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(client, "FIRST_WAIT", 1.0)
     date = formatdate(time.time() + 30, usegmt=True)

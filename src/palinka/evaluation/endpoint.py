@@ -121,7 +121,10 @@ class Endpoint:
             try:
                 with self._opener.open(request, timeout=TIMEOUT) as response:
                     text = response.read().decode()
-                found = json.loads(text.replace(self._key, "***") if self._key else text)
+                found = json.loads(text)
+                if self._key:  # in one of JSON's spellings of its characters
+                    spelled = json.dumps(found).replace(json.dumps(self._key)[1:-1], "***")
+                    found = json.loads(spelled)
                 choice, usage = found["choices"][0], dict(found.get("usage") or {})
                 choice["message"]["content"] = content = choice["message"]["content"] or ""
                 if not isinstance(content, str):

@@ -51,7 +51,7 @@ def ours(x: np.ndarray, y: np.ndarray, ks: tuple[int, ...]) -> list[dict[str, fl
     order = select(x[:ROWS], y[:ROWS], normalize=True)
     found = []
     for k in ks:
-        own = x[:, order[:k]].astype(np.float64)
+        own = x.take(order[:k], axis=1).astype(np.float64)
         found.append(best_regression(own[:ROWS], y[:ROWS], own[ROWS:], y[ROWS:]))
     return found
 
@@ -65,7 +65,7 @@ def theirs(find: Any, x: np.ndarray, y: np.ndarray, ks: tuple[int, ...]) -> list
     order, right = difference.abs().argsort(descending=True).numpy(), y.astype(int)
     found = []
     for k in ks:
-        own = x[:, order[:k]].astype(np.float64)
+        own = x.take(order[:k], axis=1).astype(np.float64)
         found.append(find(own[:ROWS], right[:ROWS], own[ROWS:], right[ROWS:], seed=42))
     return found
 

@@ -148,7 +148,7 @@ def published(
             for name, x in found.latents.items():
                 order = select(x[rows], y[rows], normalize=not bench)
                 for k in ks:
-                    own = x[:, order[:k]].astype(np.float64)
+                    own = x.take(order[:k], axis=1).astype(np.float64)  # rows lie together
                     data = (own[rows], y[rows], own[others], y[others])
                     scores = _accuracy(*data) if bench else best_regression(*data, penalty)
                     values += [

@@ -46,9 +46,8 @@ def logistic_path(
         Nonlinear Problems, sections 2.1 and 3.2 for steps with an earlier Hessian.
     """
     n, k = x.shape
-    x = x * np.where(y, -1.0, 1.0)[:, None]  # logits of the other label
-    columns, ridge = x.T, np.append(np.ones(k - 1), 0.0)
-    rough = x.astype(np.float32 if tolerance >= ROUGH else np.float64, order="C")
+    signs, ridge = np.where(y, -1.0, 1.0), np.append(np.ones(k - 1), 0.0)
+    rough = x.astype(np.float32 if tolerance >= ROUGH else np.float64, order="C", copy=False)
     reference, square, scale, buffer = np.zeros(n), 0.0, 0.0, np.empty_like(rough)
     product = factor = np.empty((k, k))
     w, fits, totals = start, list[Array](), list[float]()
@@ -61,13 +60,13 @@ def logistic_path(
             if growth < 0.3 and at > 2:
                 w = 3.0 * (w - fits[-2]) + fits[-3]
             elif growth < 0.9:
-                w = w + ratio * dpotrs(factor, ridge * w)[0]
+                w = w + ratio * dpotrs(factor, ridge * w, lower=True)[0]
         step, size, slope, longest, moved = np.zeros(k), 1.0, 0.0, np.inf, np.inf
         for number in range(MAX_STEPS):
             new = w - size * step
-            doubt = expit(x @ new)
+            doubt = expit(signs * (x @ new))  # probability of the other label
             pull = (c if weights is None else c * weights) * doubt
-            gradient, curvature = ridge * new + columns @ pull, pull * (1.0 - doubt)
+            gradient, curvature = ridge * new + (signs * pull) @ x, pull * (1.0 - doubt)
             if float(gradient @ step) < -0.5 * slope:  # far beyond the minimum
                 size *= 0.5
                 continue
@@ -83,11 +82,12 @@ def logistic_path(
                         product = _product(rows, curvature, buffer)
                     hessian = scale * product
                     hessian.flat[:: k + 1] += ridge + 1e-12  # a separable half has none of `b`
-                    factor, step, anew = dposv(hessian.T, gradient, overwrite_a=True)
+                    # The lower factor takes less time than the upper one.
+                    factor, step, anew = dposv(hessian.T, gradient, lower=True, overwrite_a=True)
                     if not anew:  # else rounding left it without a factor
                         break
             else:
-                step = dpotrs(factor, gradient)[0]
+                step = dpotrs(factor, gradient, lower=True)[0]
             size, slope, longest = 1.0, float(gradient @ step), float(np.abs(step).max())
             rate = longest / max(moved - longest, 1e-300)
             if longest * min(10.0, max(STALE, rate)) <= tolerance * max(1.0, np.abs(w).max()):

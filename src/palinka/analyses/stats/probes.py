@@ -220,7 +220,7 @@ def _probe_half(
     order = order[score[order] > -np.inf]
     scores, influence, penalties = np.empty((3, len(ks))), [], []
     for at, k in enumerate(ks):
-        rows = _scaled(x[:, order[:k]].astype(np.float64), train)
+        rows = _scaled(x.take(order[:k], axis=1).astype(np.float64), train)
         w, c = _fit(rows[train], y[train], folds)
         margin = rows[test] @ w
         auc = clustered_auc(margin, y[test], group[test])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from palinka.errors import (
     InputError,
     atomic_write,
+    checks_strings,
     colored,
     counted,
     did_you_mean,
@@ -141,6 +142,22 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_COLOR", "PALINKA_QUIET", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
+
+
+def test_strings_are_checked_where_they_are_given() -> None:
+    @checks_strings
+    def half(x: float, rounded: Literal["up", "down"] = "up", *, names: Sequence[str] = ()) -> str:
+        return f"{x} {rounded} {names}"
+
+    assert half(1.0, "down", names="ab") == "1.0 down ab"
+    for arguments, options, message in (
+        ((1.0, "upp"), {}, "rounded is 'upp'; expected 'up' or 'down'"),
+        ((), {"x": "1"}, "x is '1'; expected a number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            half(*arguments, **options)
+    with pytest.raises(TypeError, match=r"half\(\) got an unexpected keyword argument 'round'"):
+        half(1.0, round="up")  # type: ignore[call-arg]
 
 
 def test_only_a_terminal_gets_color(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,22 @@
 """Input errors, and the helpers that every room needs."""
 
 import difflib
+import inspect
 import os
 import re
 import shlex
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache, partial, wraps
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, BinaryIO, Literal, TextIO, TypeVar, Union, cast, get_args, get_origin
 
 T = TypeVar("T")
+Function = TypeVar("Function", bound=Callable[..., Any])
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 MAX_MESSAGE = 20_000
@@ -220,6 +223,24 @@ def _choices(hint: Any) -> list[Any]:
     if origin is Literal:
         return list(get_args(hint))
     return [origin or hint if isinstance(origin or hint, type) else object]
+
+
+def checks_strings(function: Function) -> Function:
+    """Decorate a function to reject a string that the hint of its parameter does not allow."""
+    signature = inspect.signature(function)
+    hints = cache(partial(inspect.get_annotations, function, eval_str=True))
+
+    @wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        with suppress(TypeError):  # of wrong parameters, which the function itself raises
+            for name, value in signature.bind(*args, **given).arguments.items():
+                if isinstance(value, str) and (
+                    expected := type_mismatch(str(value), hints()[name])
+                ):
+                    raise InputError(f"{name} is {value!r}; expected {expected}")
+        return function(*args, **given)
+
+    return cast("Function", checked)
 
 
 def compiled_with(**options: Any) -> Callable[[Loop], Loop]:

@@ -3,13 +3,12 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from functools import cache, partial, wraps
-from typing import Any, ClassVar, TypeVar, cast, get_args, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.errors import InputError, brief, did_you_mean, type_mismatch
+from palinka.errors import InputError, brief, checks_strings, did_you_mean
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -55,7 +54,7 @@ def takes(data: str) -> Callable[[Analysis], Analysis]:
         raise InputError(f"takes({data!r}): unknown data{did_you_mean(data, DATA_PARAMETERS)}")
 
     def declare(function: Analysis) -> Analysis:
-        shown, hints = inspect.signature(function), cache(partial(get_type_hints, function))
+        shown = inspect.signature(function)
         parameters = dict(shown.parameters)
         for options in get_args(getattr(parameters.get("options"), "annotation", None)):
             del parameters["options"]
@@ -65,17 +64,8 @@ def takes(data: str) -> Callable[[Analysis], Analysis]:
                     name, inspect.Parameter.KEYWORD_ONLY, default=..., annotation=hint
                 )
             shown = shown.replace(parameters=[*parameters.values()])
-
-        @wraps(function)
-        def checked(*args: Any, **given: Any) -> Result:
-            for name, value in shown.bind(*args, **given).arguments.items():
-                expected = type_mismatch(value, hints()[name]) if isinstance(value, str) else None
-                if expected is not None:
-                    raise InputError(f"{name} is {value!r}; expected {expected}")
-            return function(*args, **given)
-
-        checked.__signature__, checked.takes = shown, data  # type: ignore[attr-defined]
-        return cast("Analysis", checked)
+        function.__signature__, function.takes = shown, data  # type: ignore[attr-defined]
+        return checks_strings(function)
 
     return declare
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from palinka.analyses.figures.probing import probing as draw
 from palinka.analyses.stats.probes import KS, Rule, SparseProbe, sparse_probe
-from palinka.errors import InputError, counted, track
+from palinka.errors import InputError, checks_strings, counted, track
 from palinka.evaluation.protocols import DEFAULT_KS, published
 from palinka.evaluation.representations import (
     RANDOM,
@@ -49,6 +49,7 @@ IGNORED = {
 Probes = dict[str, SparseProbe]
 
 
+@checks_strings
 def probing(
     subject: Subject, tasks: Sequence[str] = ("builtin", "controls"),
     k: int | Sequence[int] | None = None,

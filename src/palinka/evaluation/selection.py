@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from palinka.analyses.stats import knockoffs as stats
 from palinka.analyses.stats.comparison import adjusted_p_values
-from palinka.errors import counted, track
+from palinka.errors import checks_strings, counted, track
 from palinka.evaluation.representations import Pooling, encoders_of, read_tasks
 from palinka.evaluation.tasks import find_tasks
 from palinka.evaluation.values import Group, Subject, Value
@@ -24,6 +24,7 @@ MEANING = (
 )
 
 
+@checks_strings
 def selection(
     subject: Subject, tasks: Sequence[str] = ("builtin",), q: float = 0.1, draws: int = 31,
     simulations: int = 200, statistic: stats.Statistic = "l2", test: Test = "ranks",

@@ -17,7 +17,7 @@ from palinka.analyses.result import Mask
 from palinka.analyses.stats import dictionaries as stats
 from palinka.analyses.stats.bootstrap import Interval, share_interval
 from palinka.autoencoders import Autoencoder
-from palinka.errors import InputError, counted, track
+from palinka.errors import InputError, checks_strings, counted, track
 from palinka.evaluation.core import WITHOUT
 from palinka.evaluation.representations import random_dictionary, read_rows
 from palinka.evaluation.values import ALL, OF_TWO, Array, Dictionary, Group, Subject, Value
@@ -28,6 +28,7 @@ STRATA = 10  # of density, in which control latents are drawn
 DRAWS = 20  # of the null
 
 
+@checks_strings
 def stability(
     subject: Subject, force: bool = False,
     null: Literal["signs", "rotation", "untrained", "shuffled"] = "signs",

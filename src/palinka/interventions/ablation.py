@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from palinka.errors import InputError
+from palinka.errors import InputError, checks_strings
 from palinka.interventions.engine import Ints, run
 from palinka.interventions.lens import TargetTokens, frozen_direction
 from palinka.interventions.logit_attribution import functional_at
@@ -23,6 +23,7 @@ from palinka.interventions.study import Measured, Study
 from palinka.language_models.token_text import token_texts
 
 
+@checks_strings
 def ablation(
     study: Study, *, components: Sequence[str] = ("attn.out", "mlp.out", "heads"),
     value: str | Sequence[str] = "mean", positions: str | Sequence[str | int] | None = None,

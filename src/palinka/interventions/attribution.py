@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palinka.errors import InputError
+from palinka.errors import InputError, checks_strings
 from palinka.interventions.directions import latents_and_slope
 from palinka.interventions.engine import Bools, Floats, Ints, Outcomes, run
 from palinka.interventions.metrics import METRICS, Targets, find_metrics
@@ -24,6 +24,7 @@ from palinka.language_models.edits import latents_of
 from palinka.language_models.sites import hook
 
 
+@checks_strings
 def attribution(
     study: Study, *, components: Sequence[str] = ("resid", "attn.out", "mlp.out", "heads"),
     positions: str | Sequence[str | int] = "roles", direction: Direction = "denoise",

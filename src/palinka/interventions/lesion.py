@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
-from palinka.errors import InputError
+from palinka.errors import InputError, checks_strings
 from palinka.interventions.directions import output_rows
 from palinka.interventions.engine import Bools, Floats, Ints, run
 from palinka.interventions.plan import Intervention, Position, named_value
@@ -25,6 +25,7 @@ from palinka.language_models.token_text import token_texts
 NEAREST = 20  # a control is one of this many unselected units that are nearest to its selected unit
 
 
+@checks_strings
 def lesion(
     study: Study, *, selection: dict[str, str | int] | None = None,
     holdout: Literal["", "frames"] = "", units: Sequence[int] = (),

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, product
 from typing import Any, NamedTuple
 
-from palinka.errors import InputError, counted, did_you_mean
+from palinka.errors import InputError, checks_strings, counted, did_you_mean
 from palinka.interventions.engine import Outcomes, run
 from palinka.interventions.pairs import BASES, Direction
 from palinka.interventions.plan import Intervention, Patch, Position, Value
@@ -31,6 +31,7 @@ class Cells(NamedTuple):
 Maps = Mapping[str, Cells]  # by component
 
 
+@checks_strings
 def patching(
     study: Study, *, components: Sequence[str] = ("resid", "attn.out", "mlp.out", "heads"),
     positions: str | Sequence[str | int] = "roles", direction: Direction = "denoise",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palinka.errors import InputError
+from palinka.errors import InputError, checks_strings
 from palinka.interventions.engine import Outcomes, run
 from palinka.interventions.pairs import BASES, Base, Direction, Pairs
 from palinka.interventions.plan import Cell, Intervention, Patch
@@ -25,6 +25,7 @@ Through = Literal["stream", "mlps"]
 _RECEIVER = re.compile(r"(blocks\.(\d+)\.(attn\.[qkv]|mlp\.in))(\.\d+)?")
 
 
+@checks_strings
 def paths(
     study: Study, *, receivers: Sequence[str] = ("logits",), through: Through = "stream",
     jointly: bool = False, direction: Direction = "denoise",

@@ -17,6 +17,7 @@ from palinka.analyses.figures.head_scores import UNITS, title
 from palinka.analyses.findings import file_names
 from palinka.analyses.steering import KL_AT
 from palinka.errors import InputError, counted
+from palinka.evaluation.report import scalar_name
 
 _MAX_ROWS = 200
 _SCORES = ("detection", "fuzzing", "intruder")  # of explanations
@@ -80,10 +81,7 @@ def _read(path: Path, number: int, latents: int, site: str, checksum: str) -> Fo
         evaluation = json.loads(evaluated.read_text(encoding="utf-8"))
         every = evaluation["dictionaries"]
         own = next((one["name"] for one in every if checksum and one["sha256"] == checksum), None)
-        for v in evaluation["values"]:
-            k = [] if v["k"] is None else [f"k={v['k']}"]
-            name = "/".join(filter(None, [v["of"], v["metric"], v["task"], *k]))
-            intervals[name] = v["low"], v["high"]
+        intervals = {scalar_name(v): (v["low"], v["high"]) for v in evaluation["values"]}
         of_own = {name: arrays.get(f"{name}/{own}") for name in ("reappears", "best_cosine")}
         columns = {name: values for name, values in of_own.items() if values is not None}
     tables = []

@@ -69,7 +69,7 @@ class Evaluation(Result):
     def scalars(self) -> dict[str, float]:
         """Headlines, by the names of their dictionary, metric, task and k."""
         shown = [one for one in self.headlines().values if one.of not in self.hidden]
-        return {"/".join([one.of, *_words(vars(one))]): one.value for one in shown}
+        return {scalar_name(vars(one)): one.value for one in shown}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays of the groups."""
@@ -331,6 +331,11 @@ def summary(result: Evaluation) -> str:
     if result.notes:
         parts += ["## Notes", "\n".join(f"- {note}" for note in result.notes)]
     return "\n\n".join(parts)
+
+
+def scalar_name(row: Record) -> str:
+    """Name of a value among the scalars of an evaluation, from its row in `evaluation.json`."""
+    return "/".join([row["of"], *_words(row)])
 
 
 def _words(row: Record) -> list[str]:
